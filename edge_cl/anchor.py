@@ -1,0 +1,167 @@
+"""The closed-form head over the statistics, and the whitened space in which it is a nearest-mean rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from edge_kernels.reference import Floats, Ints
+
+from edge_cl.head import Head
+from edge_cl.statistics import Statistics
+
+MIN_SHRINKAGE = 1e-4  # keeps the factorisation in float32 safe where a feature is always 0
+LEAF = 128  # below this size LAPACK's own Cholesky is as fast as products of halves
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """Features `z = whitener (x - centre)`, in which the covariance within the classes is the identity.
+
+    Attributes:
+        centre: (D,) mean of the class means.
+        whitener: (D, D) lower triangular L^-1, where L L^T is the shrunk covariance within the classes.
+        means: (K, D) class means in this space.
+        counts: (K,) samples behind each mean.
+        degrees: samples behind the covariance, after shrinkage; what one sample weighs in it is 1 / degrees.
+    """
+
+    centre: Floats
+    whitener: Floats
+    means: Floats
+    counts: Ints
+    degrees: float
+
+    def transform(self, features: Floats) -> Floats:
+        """Return z (N, D) for features (N, D)."""
+        return (features - self.centre) @ self.whitener.T
+
+    def logits(self, z: Floats) -> Floats:
+        """Return the LDA logits (N, K) for z (N, D), all classes as likely as each other before."""
+        return z @ self.means.T - 0.5 * np.square(self.means).sum(axis=1)  # Hastie 2009, eq. 4.10
+
+    def leave_one_out(self, z: Floats, labels: Ints) -> tuple[Floats, Floats]:
+        """Return where each sample would lie, and the logits it would get, had it never been learnt.
+
+        The sample's part is taken out of its class mean and, by Sherman-Morrison, out of the inverse covariance: with
+        fewer samples than features a learnt sample lies much nearer to the origin than an unseen one (mean square 1299
+        against 2280 for ten samples of each of Caltech-101's classes; this gives 2320). A sample that is the only one of
+        its class keeps its own mean.
+
+        Args:
+            z: (N, D) samples that the statistics hold.
+            labels: (N,) their classes.
+
+        Returns:
+            z (N, D) as unseen samples would be mapped, and their logits (N, K).
+        """
+        rows = np.arange(len(z))
+        own = z - self.means[labels]
+        counts = self.counts[labels]
+        stretch = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 1).astype(np.float32)
+        distances = np.square(z).sum(axis=1)[:, None] - 2 * z @ self.means.T
+        distances += np.square(self.means).sum(axis=1)
+        along = np.einsum("nd,nd->n", own, z)[:, None] - own @ self.means.T
+        distances[rows, labels] *= stretch**2
+        along[rows, labels] *= stretch
+        share = stretch / self.degrees
+        inflate = share / np.maximum(1 - share * np.square(own).sum(axis=1), 1e-3)
+        logits = -0.5 * (distances + inflate[:, None] * np.square(along))
+        length = np.square(own).sum(axis=1)
+        push = (np.sqrt(1 + inflate * length) - 1) / np.maximum(length, 1e-12)
+        moved = z + (push * np.einsum("nd,nd->n", own, z))[:, None] * own
+        return moved.astype(np.float32), logits.astype(np.float32)
+
+    def head(self, classes: Sequence[str], temperature: float, shift: Floats) -> Head:
+        """Return the head in feature space: the LDA head by `temperature`, moved by `shift` (K, D) in this space."""
+        rows = temperature * self.means + shift
+        bias = -0.5 * temperature * np.square(self.means, dtype=np.float64).sum(axis=1)
+        weights = (rows @ self.whitener).astype(np.float32)
+        bias -= weights.astype(np.float64) @ self.centre
+        return Head(tuple(classes), weights, bias.astype(np.float32))
+
+
+def whiten(statistics: Statistics) -> Whitened:
+    """Return the whitened space of the statistics.
+
+    The scatter of the class means joins as one pseudo-sample: nothing beside 10^2 samples, and all there is with one
+    sample of each class. What is left is shrunk towards a multiple of the identity.
+    """
+    assert statistics.scatter is not None
+    n_classes, dim = statistics.means.shape
+    n_samples = int(statistics.counts.sum())
+    centre = statistics.means.mean(axis=0)
+    between = statistics.means - centre
+    covariance = statistics.scatter + (between.T @ between) / max(n_classes - 1, 1)
+    covariance /= n_samples - n_classes + 1
+    shrinkage = oracle_shrinkage(covariance, max(n_samples - 1, 1))
+    scale = float(np.trace(covariance)) / dim or 1.0
+    covariance *= 1 - shrinkage
+    covariance[np.diag_indices(dim)] += shrinkage * scale
+    whitener = inverse_cholesky(covariance)
+    degrees = (n_samples - n_classes + 1) / max(1 - shrinkage, 1e-6)
+    return Whitened(centre, whitener, between @ whitener.T, statistics.counts, degrees)
+
+
+def oracle_shrinkage(covariance: Floats, n_samples: int) -> float:
+    """Return how far to shrink (D, D) towards a multiple of the identity, 0 to 1 (Chen 2010, OAS, eq. 23)."""
+    dim = len(covariance)
+    trace = float(np.trace(covariance, dtype=np.float64))
+    square = float(np.einsum("de,de->", covariance, covariance, dtype=np.float64))
+    spread = (n_samples + 1 - 2 / dim) * (square - trace**2 / dim)
+    if spread <= 0:
+        return 1.0
+    return min(1.0, max(MIN_SHRINKAGE, ((1 - 2 / dim) * square + trace**2) / spread))
+
+
+def inverse_cholesky(matrix: Floats) -> Floats:
+    """Return L^-1 (D, D), lower triangular, of the symmetric positive definite L L^T (D, D).
+
+    By halves, so that nearly all work is matrix products: twice as fast as LAPACK's factor and inverse at D = 1280.
+    """
+    dim = len(matrix)
+    if dim <= LEAF:
+        return np.linalg.inv(np.linalg.cholesky(matrix.astype(np.float64))).astype(matrix.dtype)
+    half = dim // 2
+    top = inverse_cholesky(matrix[:half, :half])
+    below = matrix[half:, :half] @ top.T
+    bottom = inverse_cholesky(matrix[half:, half:] - below @ below.T)
+    inverse = np.zeros_like(matrix)
+    inverse[:half, :half], inverse[half:, half:] = top, bottom
+    inverse[half:, :half] = -bottom @ (below @ top)
+    return inverse
+
+
+def calibrate(logits: Floats, labels: Ints) -> float:
+    """Return the factor on the logits that minimises the cross-entropy (Guo 2017, sec. 4.2: 1 / T).
+
+    The loss is convex in the factor, so its slope is bisected.
+
+    Args:
+        logits: (N, K) of samples that the logits were not fitted to.
+        labels: (N,) their classes.
+    """
+    gap = (logits - logits[np.arange(len(logits)), labels][:, None]).astype(np.float64)
+    low, high = -12.0, 5.0  # of the logarithm
+    for _ in range(24):
+        middle = (low + high) / 2
+        scaled = np.exp(middle) * gap
+        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        slope = ((weights * gap).sum(axis=1) / weights.sum(axis=1)).sum()
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return float(np.exp((low + high) / 2))
+
+
+def nearest_factor(means: Floats) -> float:
+    """Return the factor at which a class mean gets about nine tenths, for when no sample can be left out.
+
+    Args:
+        means: (K, D) class means in whitened space.
+    """
+    if len(means) < 2:
+        return 1.0
+    squares = np.square(means).sum(axis=1)
+    distances = squares[:, None] - 2 * means @ means.T + squares
+    distances[np.diag_indices(len(means))] = np.inf
+    return float(np.log(9 * len(means)) / max(0.5 * distances.min(axis=1).mean(), 1e-6))

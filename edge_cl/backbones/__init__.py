@@ -1,0 +1,16 @@
+"""Frozen feature extractors: an ONNX classifier cut before its last linear layer, a torchvision name, or `tiny`."""
+
+from edge_cl.backbones.backbone import Backbone, BackboneInfo, Extraction, Skipped
+from edge_cl.backbones.locate import check_backbone, open_backbone, reopen_backbone
+from edge_cl.backbones.preprocessing import Preprocessing
+
+__all__ = [
+    "Backbone",
+    "BackboneInfo",
+    "Extraction",
+    "Preprocessing",
+    "Skipped",
+    "check_backbone",
+    "open_backbone",
+    "reopen_backbone",
+]

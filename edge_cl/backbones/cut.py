@@ -1,0 +1,247 @@
+"""An ONNX classifier to the part before its last linear layer: pixels (N, 3, H, W) in, features (N, D) out.
+
+The last linear layer is the last Gemm, MatMul or 1 x 1 Conv on pooled features, on the way to the output, whose weights do not
+depend on the input. A feature map that is not pooled yet is averaged over its places.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
+
+from edge_cl.errors import BackboneError
+
+PIXELS, FEATURES = "pixels", "features"
+OPSET, IR_VERSION = 17, 8  # what the oldest runtimes in use still load
+FEATURES_KEY = "edge_cl.features"  # metadata by which a file names the tensor to cut at
+RESERVED = (PIXELS, FEATURES, "logits", "probabilities")  # names that an export gives away
+PROBE = 64  # side of the probe image where the graph does not fix one
+
+
+def cut(source: bytes, tensor: str | None, where: str) -> bytes:
+    """Return the cut model, its metadata kept and nothing of the machine it was made on.
+
+    Args:
+        source: the ONNX file.
+        tensor: where to cut; None finds the place.
+        where: the file's name, for errors.
+
+    Raises:
+        BackboneError: it is no ONNX image model, or has no such tensor or layer.
+    """
+    model = _load(source, where)
+    graph_input, is_channels_last = _image_input(model, where)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    names = [tensor or metadata.get(FEATURES_KEY)] if tensor or metadata.get(FEATURES_KEY) else _candidates(model)
+    shapes = _probe(model, graph_input, [name for name in names if name], where)
+    chosen = next((name for name in names if name and _is_features(shapes[name], bool(tensor))), None)
+    if chosen is None:
+        raise BackboneError(
+            f"{where}: no Gemm, MatMul or 1x1 Conv on pooled features leads to the output; name the tensor "
+            f"to cut at: {where}#tensor_name"
+        )
+    model = _convert(model)
+    return _rebuild(model, chosen, shapes[chosen], is_channels_last, metadata)
+
+
+def _load(source: bytes, where: str) -> onnx.ModelProto:
+    try:
+        model = onnx.load_from_string(source)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker have no common base
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BackboneError(f"{where}: expected an ONNX model; found {reason[:120]}") from None
+    return model
+
+
+def _image_input(model: onnx.ModelProto, where: str) -> tuple[onnx.ValueInfoProto, bool]:
+    """Return the one input that is no weight, and whether its channels come last."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    shape = [_dims(value) for value in inputs]
+    is_float = all(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in inputs)
+    if len(inputs) != 1 or len(shape[0]) != 4 or 3 not in (shape[0][1], shape[0][3]) or not is_float:
+        raise BackboneError(
+            f"{where}: expected one float32 image input (N, 3, H, W) or (N, H, W, 3); found "
+            f"{', '.join(f'{value.name} {dims}' for value, dims in zip(inputs, shape, strict=True)) or 'none'}"
+        )
+    return inputs[0], shape[0][1] != 3
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
+
+
+def _graph_size(value: onnx.ValueInfoProto, is_channels_last: bool) -> tuple[int, int] | None:
+    """Return (H, W) where the graph fixes both."""
+    sides = _dims(value)[1:3] if is_channels_last else _dims(value)[2:4]
+    return (int(sides[0]), int(sides[1])) if all(isinstance(side, int) for side in sides) else None
+
+
+def _candidates(model: onnx.ModelProto) -> list[str | None]:
+    """Return the data inputs of the linear layers that lead to the first output, the last one first."""
+    depends = {value.name for value in model.graph.input} - {t.name for t in model.graph.initializer}
+    for node in model.graph.node:
+        if depends.intersection(node.input):
+            depends.update(node.output)
+    needed, found = {model.graph.output[0].name}, []
+    for node in reversed(model.graph.node):
+        if not needed.intersection(node.output):
+            continue
+        needed.update(node.input)
+        if node.op_type in ("Gemm", "MatMul", "Conv") and node.input[0] in depends and node.input[1] not in depends:
+            kernel = next((a.ints for a in node.attribute if a.name == "kernel_shape"), ())
+            if all(side == 1 for side in kernel):
+                found.append(node.input[0])
+    produced = [node.output[0] for node in model.graph.node if model.graph.output[0].name in node.output]
+    return [*found[:8], *produced]  # a pure feature extractor has no linear layer left: its output is the features
+
+
+def _probe(
+    model: onnx.ModelProto, graph_input: onnx.ValueInfoProto, names: list[str], where: str
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor for a batch of two, as onnxruntime computes it."""
+    produced = {name for node in model.graph.node for name in node.output}
+    for name in names:
+        if name not in produced:
+            raise BackboneError(f"{where}: has no tensor {name!r}; its last ones are {_last_tensors(model)}")
+    outputs = list(model.graph.output)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    _free_batch(model)
+    shape = [side if isinstance(side, int) and side else PROBE for side in _dims(graph_input)]
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run(names, {graph_input.name: np.zeros([2, *shape[1:]], np.float32)})
+    except Exception as error:  # onnxruntime's exceptions derive from Exception alone
+        reason = str(error).strip().splitlines()[0]
+        raise BackboneError(f"{where}: cannot be run with a batch of 2: {reason[:160]}") from None
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return {name: np.shape(value) for name, value in zip(names, found, strict=True)}
+
+
+def _last_tensors(model: onnx.ModelProto) -> str:
+    return ", ".join(name for node in model.graph.node[-6:] for name in node.output)
+
+
+def _free_batch(model: onnx.ModelProto) -> None:
+    """Make the first dimension of the inputs symbolic and forget the shapes that followed from a fixed one."""
+    for value in model.graph.input:
+        if len(value.type.tensor_type.shape.dim) == 4:
+            value.type.tensor_type.shape.dim[0].dim_param = "N"
+    del model.graph.value_info[:]
+
+
+def _is_features(shape: tuple[int, ...], is_named: bool) -> bool:
+    """Return whether a tensor can be the features: (N, D), or (N, D, 1, 1); any map where the user named it."""
+    if len(shape) < 2 or shape[0] != 2:
+        return False
+    return len(shape) == 2 or is_named or all(side == 1 for side in shape[2:])
+
+
+def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in the opset that we write, where the converter knows how; else as it is."""
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OPSET)
+    if version == OPSET or any(o.domain not in ("", "ai.onnx") for o in model.opset_import):
+        return model
+    for node in model.graph.node:  # a default that the converter would carry into an opset that has no such attribute
+        kept = [a for a in node.attribute if a.name != "noop_with_empty_axes" or a.i]
+        if len(kept) < len(node.attribute):
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    try:
+        converted = onnx.version_converter.convert_version(model, OPSET)
+        onnx.checker.check_model(converted)
+        onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception:  # the converter has no error class; a model it cannot convert still runs where it came from
+        return model
+    return converted
+
+
+def _rebuild(
+    model: onnx.ModelProto,
+    tensor: str,
+    shape: tuple[int, ...],
+    is_channels_last: bool,
+    metadata: Mapping[str, str],
+) -> bytes:
+    """Return the model that ends in `features` (N, D), with only the nodes and weights that it needs."""
+    graph = model.graph
+    needed, nodes = {tensor}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            nodes.append(_clean(node))
+            needed.update(_read_by(node))
+    nodes.reverse()
+    weights = [w for w in graph.initializer if w.name in needed]
+    graph_input = next(value for value in graph.input if value.name not in {w.name for w in graph.initializer})
+    rename = {name: f"backbone/{name}" for name in RESERVED}
+    rename[graph_input.name] = "backbone/channels_last" if is_channels_last else PIXELS
+    _rename(nodes, rename)
+    for weight in weights:
+        weight.name = rename.get(weight.name, weight.name)
+    if is_channels_last:
+        nodes.insert(0, helper.make_node("Transpose", [PIXELS], [rename[graph_input.name]], perm=[0, 2, 3, 1]))
+    last = rename.get(tensor, tensor)
+    if len(shape) == 4 and shape[2:] != (1, 1):
+        nodes.append(helper.make_node("GlobalAveragePool", [last], ["backbone/pooled"]))
+        last, shape = "backbone/pooled", (*shape[:2], 1, 1)
+    nodes.append(helper.make_node("Flatten", [last], [FEATURES], name=FEATURES))
+    size: tuple[int, int] | None = _graph_size(graph_input, is_channels_last)
+    sides: list[Any] = [*size] if size else ["H", "W"]
+    pixels = helper.make_tensor_value_info(PIXELS, onnx.TensorProto.FLOAT, ["N", 3, *sides])
+    features = helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["N", int(np.prod(shape[1:]))])
+    built = helper.make_model(
+        helper.make_graph(nodes, "backbone", [pixels], [features], weights),
+        opset_imports=model.opset_import,
+        functions=list(model.functions),
+        producer_name="edge_cl",
+    )
+    built.ir_version = IR_VERSION if _opset(built) <= OPSET + 1 else model.ir_version
+    helper.set_model_props(built, dict(metadata))
+    data: bytes = built.SerializeToString()
+    return data
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OPSET)
+
+
+def _clean(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a copy without documentation and metadata: exporters write stack traces with local paths there."""
+    clean = copy.deepcopy(node)
+    clean.ClearField("doc_string")
+    if hasattr(clean, "metadata_props"):
+        del clean.metadata_props[:]
+    return clean
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """Return every name that a node or the graphs inside it read."""
+    names = set(node.input)
+    for graph in _graphs_in(node):
+        names.update(*(_read_by(inner) for inner in graph.node), (value.name for value in graph.output))
+    return names
+
+
+def _rename(nodes: Iterable[onnx.NodeProto], rename: Mapping[str, str]) -> None:
+    """Rename tensors in nodes and in the graphs inside them, in place."""
+    for node in nodes:
+        node.input[:] = [rename.get(name, name) for name in node.input]
+        node.output[:] = [rename.get(name, name) for name in node.output]
+        for graph in _graphs_in(node):
+            _rename(graph.node, rename)
+            for value in graph.output:
+                value.name = rename.get(value.name, value.name)
+
+
+def _graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the branches and bodies of a control-flow node."""
+    return [g for a in node.attribute for g in [*([a.g] if a.HasField("g") else []), *a.graphs]]

@@ -1,0 +1,58 @@
+"""The command line, `edge-cl`: each command is imported when it is called, so that help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from edge_cl.errors import EdgeClError
+
+COMMANDS = {
+    "new": "Make a state file: backbone, replay budget, recipe.",
+    "learn": "Learn a folder of class folders (or a .csv, or an .npz of features).",
+    "predict": "Name the class of images.",
+    "eval": "Measure accuracy on labelled samples.",
+    "export": "Write the learnt classifier as ONNX.",
+    "info": "Show classes, backbone and bytes of a state.",
+    "log": "Show every committed update.",
+    "demo": "Learn handwritten digits, five first and then one by one, offline.",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands that live in modules of their own name, and errors of one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the commands in the order of a user's day."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"edge_cl.cli.{cmd_name}_command").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what a user can cause ends in one line and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except EdgeClError as error:
+            click.echo(f"edge-cl: {error}", err=True)
+        except KeyboardInterrupt:
+            click.echo("edge-cl: interrupted; the state is what it was before", err=True)
+        sys.exit(1)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edge_cl", prog_name="edge-cl")
+def main() -> None:
+    """Teach a deployed classifier on the device that runs it."""

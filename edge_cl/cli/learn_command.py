@@ -1,0 +1,56 @@
+"""`edge-cl learn`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from edge_cl.cli.options import backbone_option, json_option, state_argument
+from edge_cl.cli.output import note, note_skipped, progress, show_json, show_table, skipped_rows
+from edge_cl.learner import Learner
+from edge_cl.samples import read_samples
+
+
+@click.command("learn")
+@state_argument
+@click.argument("samples", type=click.Path())
+@click.option("--min-retention", type=click.FloatRange(0, 1), default=0.95, show_default=True)
+@click.option("--strict", is_flag=True, help="Learn nothing if one file cannot be read.")
+@backbone_option
+@json_option
+def command(state: str, samples: str, min_retention: float, strict: bool, backbone: str | None, as_json: bool) -> None:
+    """Learn SAMPLES: a folder of class folders, a .csv of path,label, or an .npz of features X and labels y."""
+    with Learner.open(state, backbone=backbone) as learner:
+        found = read_samples(samples)
+        with progress("extracting", len(found.samples)) as advance:
+            report = learner.learn_samples(found, min_retention=min_retention, strict=strict, on_progress=advance)
+        n_classes = len(learner.classes)
+    if as_json:
+        show_json({**vars(report), "skipped": skipped_rows(report.skipped)})
+    else:
+        note_skipped(report.skipped)
+        names = ", ".join(report.new_classes[:5]) + (", ..." if len(report.new_classes) > 5 else "")
+        show_table(
+            "",
+            ("version", "samples", "new classes", "accuracy before", "after", "retention", "seconds"),
+            [
+                (
+                    report.version,
+                    report.n_samples,
+                    names or "-",
+                    report.accuracy_before,
+                    report.accuracy_after,
+                    report.retention,
+                    report.seconds,
+                )
+            ],
+        )
+    if not report.committed:
+        note(
+            f"{state}: refused: old classes would keep {report.retention:.1%} of their accuracy, expected at least "
+            f"{min_retention:.1%}; nothing was changed; to accept it: --min-retention {report.retention:.2f}"
+        )
+        sys.exit(1)
+    if n_classes == 1:
+        note(f"{state}: knows one class only, so everything is {report.new_classes[0]!r}; learn a second one")

@@ -1,0 +1,55 @@
+"""`edge-cl new`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edge_cl.cli.options import Bytes, Numbers, json_option, state_argument
+from edge_cl.cli.output import show_json, show_table
+from edge_cl.learner import DEVICES, Learner
+from edge_cl.recipes import RECIPES
+
+
+@click.command("new")
+@state_argument
+@click.option(
+    "--backbone",
+    default="tiny",
+    show_default=True,
+    help="'tiny', an .onnx classifier (file.onnx#tensor cuts there), a torchvision name, or 'none': samples are features.",
+)
+@click.option(
+    "--replay", "replay_bytes", type=Bytes(), default="1MB", show_default=True, help="Bytes of stored samples."
+)
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="edge", show_default=True)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--input-size", type=Numbers(2), help="Side of the backbone's input in pixels, or H,W.")
+@click.option("--scale", type=float, help="RGB values 0 to 255 are multiplied by it.  [default: 1/127.5]")
+@click.option("--mean", type=Numbers(3), help="Then this is subtracted.  [default: 1,1,1]")
+@click.option("--std", type=Numbers(3), help="Then divided by this.  [default: 1,1,1]")
+@click.option(
+    "--crop", type=float, help="0: squeeze the whole image; 0.875: the middle, as torchvision does.  [default: 0]"
+)
+@json_option
+def command(state: str, backbone: str, as_json: bool, **options: Any) -> None:
+    """Make a state file."""
+    keys = ("input_size", "scale", "mean", "std", "crop")
+    preprocessing = {key: options.pop(key) for key in keys}
+    given = {key: value for key, value in preprocessing.items() if value is not None}
+    name = None if backbone == "none" else backbone
+    with Learner.create(state, backbone=name, preprocessing=given, **options) as learner:
+        info = learner.backbone_info
+    facts = {
+        "state": state,
+        "backbone": info.name if info else None,
+        "dim": info.dim if info else None,
+        "recipe": options["recipe"],
+        "replay_bytes": options["replay_bytes"],
+    }
+    if as_json:
+        show_json(facts)
+    else:
+        show_table("", list(facts), [list(facts.values())])

@@ -1,0 +1,52 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+state_argument = click.argument("state", type=click.Path())
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout instead of a table.")
+backbone_option = click.option("--backbone", metavar="FILE", help="Where the backbone's file is now, if it was moved.")
+
+
+class Bytes(click.ParamType):
+    """A number of bytes, such as 500kB or 2MiB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", value)
+        if not match or match[2].upper() not in UNITS:
+            self.fail(f"expected bytes such as 1000000, 500kB or 2MiB; found {value!r}", param, ctx)
+        return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+class Numbers(click.ParamType):
+    """Numbers between commas, such as 0.485,0.456,0.406; one number stands for all."""
+
+    name = "numbers"
+
+    def __init__(self, n_values: int) -> None:
+        self.n_values = n_values
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = [float(part) for part in re.split(r"[,x]", value)]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 1:
+            numbers *= self.n_values
+        if len(numbers) != self.n_values:
+            self.fail(f"expected {self.n_values} numbers between commas, or one; found {value!r}", param, ctx)
+        return tuple(numbers)

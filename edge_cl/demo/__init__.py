@@ -1,0 +1,1 @@
+"""`edge-cl demo`: handwritten digits, learnt on this machine without a network."""

@@ -1,0 +1,47 @@
+"""Every error a user can cause: one line that says where, what was expected, what was found and what to type next."""
+
+from __future__ import annotations
+
+
+class EdgeClError(Exception):
+    """Base of all errors that edge_cl raises on purpose."""
+
+
+class InputError(EdgeClError, ValueError):
+    """Samples, labels, class names or options cannot be used as they are."""
+
+
+class StateError(EdgeClError, ValueError):
+    """A state file is damaged, is no state file, or cannot do what was asked."""
+
+
+class StateMissingError(StateError, FileNotFoundError):
+    """There is no state file at the path."""
+
+
+class StateReadOnlyError(StateError, PermissionError):
+    """The state file may be read and not written."""
+
+
+class StateBusyError(StateError, TimeoutError):
+    """Another process holds the right to write."""
+
+
+class BackboneError(EdgeClError, ValueError):
+    """A backbone cannot be opened, cut or run."""
+
+
+class BackboneMissingError(BackboneError, FileNotFoundError):
+    """The backbone's file is not where the state says."""
+
+
+class BackboneMismatchError(BackboneError):
+    """The backbone is not the one that the state was made with."""
+
+
+class MissingPackageError(EdgeClError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class ExportError(EdgeClError, RuntimeError):
+    """The exported file was not written, or did not agree with the learner."""

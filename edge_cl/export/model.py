@@ -1,0 +1,146 @@
+"""`kind="model"`: one ONNX file, backbone and head: pixels (N, 3, H, W) in, logits and probabilities (N, K) out.
+
+Where samples are features, the input is `features` (N, D). In `metadata_props`:
+
+| key                     | value |
+|-------------------------|-------|
+| edge_cl.classes         | JSON list; the index is the column of the outputs |
+| names                   | JSON object from index to name, as Ultralytics' readers expect |
+| edge_cl.version         | of the state |
+| edge_cl.parent          | the version before it |
+| edge_cl.format          | of this table, 1 |
+| edge_cl.backbone        | its name |
+| edge_cl.backbone_sha256 | of the file it was cut from |
+| edge_cl.preprocessing   | JSON, see `edge_cl.backbones.preprocessing` |
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from edge_kernels.reference import Floats
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_cl.backbones import Backbone
+from edge_cl.backbones.cut import FEATURES, IR_VERSION, OPSET, PIXELS
+from edge_cl.backbones.preprocessing import METADATA_KEY
+from edge_cl.errors import ExportError, MissingPackageError
+from edge_cl.files import write_whole
+from edge_cl.head import Head
+
+MAX_DIFFERENCE = 1e-4  # of probabilities, and of logits in units of the largest one
+N_PROBES = 3
+
+
+def export_model(path: Path, head: Head, backbone: Backbone | None, version: int) -> None:
+    """Write the model, after onnxruntime gave the learner's answers with it.
+
+    Args:
+        path: of the ONNX file.
+        head: K classes.
+        backbone: None where samples are features.
+        version: of the state.
+
+    Raises:
+        ExportError: the file cannot be written, or the answers differ; an older file stays.
+    """
+    if path.is_dir():
+        raise ExportError(f"{path}: expected the name of a file to write; found a folder")
+    model = build_model(head, backbone, version)
+    _check(model.SerializeToString(), head, backbone, path)
+    try:
+        write_whole(path, model.SerializeToString())
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}; an older file was left as it is") from None
+
+
+def build_model(head: Head, backbone: Backbone | None, version: int) -> onnx.ModelProto:
+    """Return the model; its head's weights are initializers (K, D) and (K,)."""
+    n_classes, dim = head.weights.shape
+    weights = [
+        numpy_helper.from_array(head.weights, "head.weights"),
+        numpy_helper.from_array(head.bias, "head.bias"),
+    ]
+    nodes = [
+        helper.make_node("Gemm", [FEATURES, "head.weights", "head.bias"], ["logits"], name="head", transB=1),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], name="softmax", axis=1),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", n_classes]) for name in ("logits", "probabilities")
+    ]
+    metadata = {
+        "edge_cl.format": "1",
+        "edge_cl.classes": json.dumps(head.classes, ensure_ascii=False),
+        "names": json.dumps(dict(enumerate(head.classes)), ensure_ascii=False),
+        "edge_cl.version": str(version),
+        "edge_cl.parent": str(version - 1),
+    }
+    if backbone is None:
+        features = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["N", dim])
+        graph = helper.make_graph(nodes, "edge_cl", [features], outputs, weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edge_cl")
+        model.ir_version = IR_VERSION
+    else:
+        model = onnx.load_from_string(_bytes_of(backbone))
+        graph = model.graph
+        graph.name = "edge_cl"
+        graph.node.extend(nodes)
+        graph.initializer.extend(weights)
+        del graph.output[:]
+        graph.output.extend(outputs)
+        metadata["edge_cl.backbone"] = backbone.info.name
+        metadata["edge_cl.backbone_sha256"] = backbone.info.sha256
+        metadata[METADATA_KEY] = backbone.info.preprocessing.to_json()
+        height, width = backbone.info.preprocessing.input_size
+        for place, side in ((2, height), (3, width)):
+            graph.input[0].type.tensor_type.shape.dim[place].dim_value = side
+    helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _bytes_of(backbone: Backbone) -> bytes:
+    return backbone.model if isinstance(backbone.model, bytes) else backbone.model.read_bytes()
+
+
+def _check(model: bytes, head: Head, backbone: Backbone | None, path: Path) -> None:
+    """Refuse a model whose answers are not the learner's, one sample at a time and in a batch."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingPackageError(
+            'an export is proven in onnxruntime, which is not installed; type: pip install "edge_cl[cpu]"'
+        ) from None
+    session: Any = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    name, samples, features = _probes(head, backbone)
+    for rows in (slice(0, N_PROBES), slice(0, 1)):
+        found = session.run(["logits", "probabilities"], {name: samples[rows]})
+        logits = head.logits(features[rows])
+        scale = max(1.0, float(np.abs(logits).max()))
+        for what, got, want, limit in (
+            ("logits", found[0], logits, MAX_DIFFERENCE * scale),
+            ("probabilities", found[1], head.predict(features[rows]), MAX_DIFFERENCE),
+        ):
+            difference = float(np.abs(got - want).max())
+            if not difference <= limit:
+                raise ExportError(
+                    f"{path}: not written: {what} in onnxruntime differ by {difference:.2g} from the learner's, "
+                    f"more than {limit:.2g}"
+                )
+
+
+def _probes(head: Head, backbone: Backbone | None) -> tuple[str, Floats, Floats]:
+    """Return the input's name, probe samples, and their features (3, D): smooth random images, as photos are."""
+    rng = np.random.default_rng(0)
+    if backbone is None:
+        features = rng.normal(size=(N_PROBES, head.weights.shape[1])).astype(np.float32)
+        return FEATURES, features, features
+    height, width = backbone.info.preprocessing.input_size
+    coarse = rng.integers(0, 256, (N_PROBES, 8, 8, 3)).astype(np.uint8)
+    images = coarse[:, np.arange(height) * 8 // height][:, :, np.arange(width) * 8 // width]
+    pixels = backbone.info.preprocessing.normalise(images)
+    return PIXELS, pixels, backbone.extract(list(images)).features

@@ -1,0 +1,111 @@
+"""What a caller passes, checked before anything is touched: samples of three kinds, and class names."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from edge_kernels.reference import Floats
+from numpy.typing import NDArray
+
+from edge_cl.errors import InputError
+
+Samples = Floats | NDArray[np.uint8] | Sequence[str | os.PathLike[str]]
+
+MAX_VALUE = 1e12  # its square, summed over 10^7 samples, is still a float32
+MAX_LENGTH = 1000  # characters of a class name
+
+
+def check_samples(samples: Any, dim: int, *, has_backbone: bool) -> Any:
+    """Return features (N, D) float32, images (N, H, W, 3) uint8, or a list of paths.
+
+    Args:
+        samples: what the caller passed.
+        dim: the D that is expected of features; 0 takes any.
+        has_backbone: whether there is one for images and paths.
+
+    Raises:
+        InputError: it is none of the three, or not of the right shape, type or range.
+    """
+    if isinstance(samples, str | bytes | os.PathLike):
+        raise InputError(f"samples: expected a list of paths; found one; pass [{os.fspath(samples)!r}]")
+    if not isinstance(samples, np.ndarray):
+        samples = list(samples)
+        if samples and all(isinstance(sample, str | os.PathLike) for sample in samples):
+            if not has_backbone:
+                raise InputError(
+                    f"{samples[0]}: expected features (N, {dim or 'D'}), since the state has no backbone; "
+                    "make one that has: edge-cl new NAME.ecl --backbone tiny"
+                )
+            return samples
+        try:
+            samples = np.asarray(samples)
+        except ValueError as error:
+            raise InputError(f"samples: expected features (N, {dim or 'D'}), images or paths; found {error}") from None
+    if has_backbone and samples.dtype == np.uint8 and samples.ndim != 2:
+        if samples.ndim != 4 or samples.shape[3] != 3 or 0 in samples.shape[1:]:
+            raise InputError(f"samples: expected images (N, H, W, 3) uint8; found shape {samples.shape}")
+        return samples
+    return check_features(samples, dim)
+
+
+def check_features(samples: NDArray[Any], dim: int) -> Floats:
+    """Return features (N, D) float32, contiguous.
+
+    Args:
+        samples: (N, D) of any real type.
+        dim: the D that is expected; 0 takes any.
+
+    Raises:
+        InputError: another shape or type, or a value that is not finite or beyond 10^12.
+    """
+    wanted = f"features (N, {dim or 'D'})"
+    if samples.dtype.kind not in "fiub":
+        raise InputError(f"samples: expected {wanted} of real numbers; found dtype {samples.dtype}")
+    if samples.ndim != 2 or samples.shape[1] == 0 or (dim and samples.shape[1] != dim):
+        raise InputError(f"samples: expected {wanted}; found shape {samples.shape}")
+    with np.errstate(over="ignore"):
+        features = np.ascontiguousarray(samples, dtype=np.float32)
+    bad = np.flatnonzero(~(np.abs(features) <= MAX_VALUE).all(axis=1))
+    if len(bad):
+        raise InputError(f"samples: expected finite numbers below 1e12; found NaN, infinity or more in row {bad[0]}")
+    return features
+
+
+def clean_labels(labels: Sequence[Any], n_samples: int) -> list[str]:
+    """Return the class name of each sample, in Unicode's composed form, so that one name is one class everywhere.
+
+    Args:
+        labels: N strings or integers.
+        n_samples: N.
+
+    Raises:
+        InputError: another length, or a name that cannot be one.
+    """
+    if isinstance(labels, str | bytes):
+        raise InputError(f"labels: expected a sequence of {n_samples} names; found one {type(labels).__name__}")
+    if len(labels) != n_samples:
+        raise InputError(f"labels: expected {n_samples}, one for each sample; found {len(labels)}")
+    return [clean_name(label) for label in labels]
+
+
+def clean_name(label: Any) -> str:
+    """Return one class name.
+
+    Raises:
+        InputError: it is empty, too long, holds a control character, or is neither a string nor an integer.
+    """
+    if isinstance(label, np.generic):
+        label = label.item()
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise InputError(f"class name: expected a string; found {label!r} of type {type(label).__name__}")
+    name = unicodedata.normalize("NFC", str(label)).strip()
+    if not 1 <= len(name) <= MAX_LENGTH:
+        raise InputError(f"class name: expected 1 to {MAX_LENGTH} characters; found {len(name)} in {name[:40]!r}")
+    bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
+    if bad is not None:
+        raise InputError(f"class name: expected no control character; found {bad!r} in {name[:80]!r}")
+    return name

@@ -1,0 +1,400 @@
+"""The learner: samples and names in, a grown head out, every update a transaction of the state file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from edge_kernels.reference import Floats
+
+from edge_cl.backbones import (
+    Backbone,
+    BackboneInfo,
+    Extraction,
+    check_backbone,
+    open_backbone,
+    reopen_backbone,
+)
+from edge_cl.errors import InputError, StateError, StateReadOnlyError
+from edge_cl.head import Head
+from edge_cl.inputs import Samples, check_samples, clean_labels
+from edge_cl.memory import Memory
+from edge_cl.recipes import get_recipe
+from edge_cl.reports import Evaluation, Predictions, UpdateReport
+from edge_cl.samples import LabelledSamples, read_folder
+from edge_cl.state import Settings, StateFile, Version
+from edge_cl.update import Proposal, propose
+
+Progress = Callable[[int], None]
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _no_progress(n_samples: int) -> None:
+    pass
+
+
+class Learner:
+    """A classifier that learns. Make one with `create` or `open`; a context manager that closes its file."""
+
+    def __init__(self, state: StateFile, backbone: Backbone | None, backbone_spec: str | None = None) -> None:
+        self._state = state
+        self._settings = state.settings
+        self._info = BackboneInfo.from_json(self._settings.backbone) if self._settings.backbone else None
+        self._backbone = backbone
+        self._backbone_spec = backbone_spec
+        self._head: Head | None = None
+        self._memory: Memory | None = None
+        self._change = -1
+        self._refresh()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        backbone: str | os.PathLike[str] | None = None,
+        replay_bytes: int = 1_000_000,
+        recipe: str = "edge",
+        device: str = "auto",
+        seed: int = 0,
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> Learner:
+        """Return a learner with a new state file.
+
+        Args:
+            path: of the state file; `:memory:` keeps nothing.
+            backbone: None (samples are features (N, D), and the first batch fixes D), `tiny`, an .onnx classifier
+                (`file.onnx#tensor` cuts at that tensor), or a torchvision name.
+            replay_bytes: limit of the stored samples; 0 stores none.
+            recipe: `edge`, `slda`, `ewc`, `replay` or `finetune`.
+            device: `auto`, `cpu` or `cuda`.
+            seed: of every draw.
+            preprocessing: `input_size`, `scale`, `mean`, `std`, `crop` of a backbone that does not say its own.
+
+        Raises:
+            EdgeClError: an argument is wrong, the backbone cannot be used, or the path cannot be written.
+        """
+        get_recipe(recipe)
+        if device not in DEVICES:
+            raise InputError(f"device: expected one of {', '.join(DEVICES)}; found {device!r}")
+        for name, value, low in (("replay_bytes", replay_bytes, 0), ("seed", seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 63:
+                raise InputError(f"{name}: expected a whole number of at least {low}; found {value!r}")
+        if preprocessing and backbone is None:
+            raise InputError("preprocessing: needs a backbone; pass backbone=... too")
+        opened = open_backbone(os.fspath(backbone), preprocessing, device) if backbone is not None else None
+        description = opened.info.to_json() if opened else ""
+        state = StateFile.create(os.fspath(path), Settings(description, recipe, replay_bytes, seed, device))
+        return cls(state, opened)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        backbone: str | os.PathLike[str] | None = None,
+        check: bool = True,
+    ) -> Learner:
+        """Return the learner of a state file.
+
+        Args:
+            path: of the state file.
+            read_only: `learn` is refused; any number of readers go beside one writer.
+            backbone: where the backbone's file is now, if it was moved.
+            check: compare the backbone's sha256 now, and not only at its first use.
+
+        Raises:
+            StateError: the file is missing, damaged, or no state.
+            BackboneMismatchError: the backbone's file has changed.
+        """
+        spec = os.fspath(backbone) if backbone is not None else None
+        state = StateFile.open(os.fspath(path), read_only=read_only)
+        try:
+            learner = cls(state, None, spec)
+            if learner._info and check:
+                check_backbone(learner._info, learner._folder, spec)
+        except BaseException:
+            state.close()
+            raise
+        return learner
+
+    def close(self) -> None:
+        """Close the state file."""
+        self._state.close()
+
+    def __enter__(self) -> Learner:
+        """Return the learner itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the state file."""
+        self.close()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; the index of a name is its row in the head."""
+        self._refresh()
+        return self._head.classes if self._head else ()
+
+    @property
+    def version(self) -> int:
+        """Number of the last committed update; 0 before the first."""
+        return self._state.version
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return self._settings.recipe
+
+    @property
+    def head(self) -> Head:
+        """The head of the current version.
+
+        Raises:
+            StateError: nothing was learnt yet.
+        """
+        self._refresh()
+        if self._head is None:
+            raise StateError(
+                f"{self._state.name}: has no classes yet; learn some: edge-cl learn {self._state.name} DIR"
+            )
+        return self._head
+
+    @property
+    def backbone_info(self) -> BackboneInfo | None:
+        """What the state remembers of its backbone; None where samples are features."""
+        return self._info
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The backbone, opened at its first use; None where samples are features.
+
+        Raises:
+            BackboneError: it is missing, or another one.
+        """
+        if self._backbone is None and self._info is not None:
+            device = self._settings.device
+            self._backbone = reopen_backbone(self._info, self._folder, device, self._backbone_spec)
+        return self._backbone
+
+    @property
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes of each part of the state: head, statistics, fisher, replay, versions."""
+        return self._state.sizes()
+
+    def versions(self) -> tuple[Version, ...]:
+        """Return every committed update, the oldest first."""
+        return self._state.versions()
+
+    def replay_usage(self) -> dict[str, int]:
+        """Return bytes, limit, samples and bytes_per_sample of the replay."""
+        memory = self._load()
+        used = len(memory.replay.records) if memory else 0
+        size = memory.replay.records.dtype.itemsize if memory else 0
+        limit = self._settings.replay_bytes
+        return {"bytes": used * size, "limit": limit, "samples": used, "bytes_per_sample": size}
+
+    def learn(
+        self,
+        samples: Samples,
+        labels: Sequence[Any],
+        *,
+        min_retention: float = 0.95,
+        strict: bool = False,
+        on_progress: Progress = _no_progress,
+    ) -> UpdateReport:
+        """Learn new samples of new and old classes, and commit, or change nothing.
+
+        Args:
+            samples: features (N, D), images (N, H, W, 3) uint8, or N paths of image files.
+            labels: N class names.
+            min_retention: refuse the update if less of the accuracy on the old classes remains.
+            strict: refuse the update if one image cannot be read, instead of leaving it out.
+            on_progress: called with the number of samples that went through the backbone.
+
+        Returns:
+            What happened; `committed` is False if the update was refused for its retention.
+
+        Raises:
+            EdgeClError: an argument is wrong, or the state cannot be written; nothing was changed.
+        """
+        start = time.perf_counter()
+        if not (isinstance(min_retention, int | float) and 0 <= min_retention <= 1):
+            raise InputError(f"min_retention: expected 0 to 1; found {min_retention!r}")
+        if self._state.is_read_only:
+            raise StateReadOnlyError(f"{self._state.name}: read-only; open it for writing, or chmod u+w it")
+        names = clean_labels(labels, len(samples))
+        extraction = self._extract(samples, on_progress)
+        if extraction.skipped and strict:
+            first = extraction.skipped[0]
+            raise InputError(f"{first.path}: {first.reason} (strict: nothing was learnt)")
+        if not len(extraction.rows):
+            raise InputError(f"samples: expected at least one that can be read; found none of {len(samples)}")
+        extracted = time.perf_counter()
+        names = [names[row] for row in extraction.rows]
+        with self._state.writing():
+            memory, version = self._load(), self._state.version
+            proposal = self._propose(memory, extraction.features, names)
+            known = memory.head.classes if memory else ()
+            new_classes = proposal.memory.head.classes[len(known) :]
+            committed = proposal.retention >= min_retention
+            if committed:
+                version += 1
+                entry = Version(
+                    version,
+                    version - 1,
+                    datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    self._settings.recipe,
+                    self._settings.seed,
+                    len(names),
+                    new_classes,
+                    proposal.accuracy_before,
+                    proposal.accuracy_after,
+                    proposal.retention,
+                    round(time.perf_counter() - extracted, 6),
+                )
+                self._state.write(memory, proposal.memory, entry)
+        if committed:
+            self._memory, self._head = proposal.memory, proposal.memory.head
+        return UpdateReport(
+            committed,
+            version,
+            new_classes,
+            len(names),
+            proposal.accuracy_before,
+            proposal.accuracy_after,
+            proposal.retention,
+            time.perf_counter() - start,
+            extracted - start,
+            extraction.skipped,
+        )
+
+    def learn_folder(self, folder: str | os.PathLike[str], **options: Any) -> UpdateReport:
+        """Learn a folder of class folders of images; see `learn` for the options."""
+        return self.learn_samples(read_folder(folder), **options)
+
+    def learn_samples(self, found: LabelledSamples, *, strict: bool = False, **options: Any) -> UpdateReport:
+        """Learn what `edge_cl.samples` read; see `learn` for the options."""
+        if found.skipped and strict:
+            first = found.skipped[0]
+            raise InputError(f"{first.path}: {first.reason} (strict: nothing was learnt)")
+        report = self.learn(found.samples, found.labels, strict=strict, **options)
+        return UpdateReport(**{**vars(report), "skipped": (*found.skipped, *report.skipped)})
+
+    def predict(
+        self, samples: Samples, top: int = 1, *, strict: bool = True, on_progress: Progress = _no_progress
+    ) -> Predictions:
+        """Return the most probable classes.
+
+        Args:
+            samples: features (N, D), images (N, H, W, 3) uint8, or N paths of image files.
+            top: how many classes to name for each sample.
+            strict: raise if an image cannot be read, instead of leaving it out.
+            on_progress: called with the number of samples that went through the backbone.
+
+        Raises:
+            EdgeClError: nothing was learnt yet, or a sample cannot be used.
+        """
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise InputError(f"top: expected a whole number of at least 1; found {top!r}")
+        head = self.head
+        extraction = self._extract(samples, on_progress)
+        if extraction.skipped and strict:
+            first = extraction.skipped[0]
+            raise InputError(f"{first.path}: {first.reason}")
+        probabilities = head.predict(extraction.features)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        ranked = tuple(
+            tuple((head.classes[k], float(p[k])) for k in row) for row, p in zip(order, probabilities, strict=True)
+        )
+        labels = tuple(row[0][0] for row in ranked)
+        return Predictions(labels, probabilities, head.classes, ranked, extraction.rows, extraction.skipped)
+
+    def evaluate(self, samples: Samples, labels: Sequence[Any], *, on_progress: Progress = _no_progress) -> Evaluation:
+        """Return how many of the samples are given their own names; images that cannot be read are left out.
+
+        Args:
+            samples: as in `predict`.
+            labels: N class names; one that was never learnt counts as wrong.
+            on_progress: called with the number of samples that went through the backbone.
+        """
+        names = clean_labels(labels, len(samples))
+        start = time.perf_counter()
+        predictions = self.predict(samples, strict=False, on_progress=on_progress)
+        seconds = time.perf_counter() - start
+        if not predictions.labels:
+            raise InputError(f"samples: expected at least one that can be read; found none of {len(samples)}")
+        answers = np.array([names[row] for row in predictions.rows])
+        hits = answers == np.array(predictions.labels)
+        per_class = {str(name): float(hits[answers == name].mean()) for name in dict.fromkeys(answers.tolist())}
+        return Evaluation(
+            float(hits.mean()),
+            float(np.mean(list(per_class.values()))),
+            per_class,
+            len(hits),
+            1000 * seconds / len(hits),
+            predictions.skipped,
+        )
+
+    def export(self, path: str | os.PathLike[str], kind: str = "model") -> None:
+        """Write the learnt classifier as ONNX, after it agreed with this learner in onnxruntime.
+
+        Args:
+            path: of the ONNX file; an older one stays until the new one is proven.
+            kind: `model`: one file, images (N, 3, H, W) in, `logits` and `probabilities` out.
+
+        Raises:
+            ExportError: it could not be written, or did not agree.
+        """
+        from edge_cl.export import export_model
+
+        if kind != "model":
+            raise InputError(f"kind: expected 'model'; found {kind!r}")
+        export_model(Path(path), self.head, self.backbone, self.version)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._state.name).resolve().parent
+
+    def _refresh(self) -> None:
+        """Take in what another process has committed."""
+        change = self._state.change
+        if change != self._change:
+            self._head, self._memory = self._state.read_head(), None
+            self._change = change
+
+    def _load(self) -> Memory | None:
+        """Return all of the memory, read from the file at its first use."""
+        self._refresh()
+        if self._memory is None and self._head is not None:
+            self._memory = self._state.read_memory(self._info.dim if self._info else 0)
+        return self._memory
+
+    def _propose(self, memory: Memory | None, features: Floats, names: list[str]) -> Proposal:
+        recipe = get_recipe(self._settings.recipe)
+        if memory is None:
+            memory = Memory.empty(
+                features.shape[1],
+                has_scatter=recipe.anchor == "statistics",
+                replay_bytes=self._settings.replay_bytes,
+                seed=self._settings.seed,
+            )
+        return propose(memory, recipe, features, names)
+
+    def _extract(self, samples: Samples, on_progress: Progress) -> Extraction:
+        """Return the features of samples of any of the three kinds."""
+        dim = self._info.dim if self._info else self._head.weights.shape[1] if self._head else 0
+        checked = check_samples(samples, dim, has_backbone=self._info is not None)
+        if isinstance(checked, np.ndarray) and checked.ndim == 2:
+            return Extraction(checked, np.arange(len(checked)), ())
+        assert self.backbone is not None
+        return self.backbone.extract(checked, on_progress)

@@ -1,0 +1,39 @@
+"""All that a state remembers, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from edge_kernels.reference import Floats
+
+from edge_cl.head import Head
+from edge_cl.replay import Replay
+from edge_cl.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an update starts from, and what it leaves.
+
+    Attributes:
+        head: K classes.
+        statistics: of every sample learnt.
+        fisher: (K, D + 1) float32 summed diagonal Fisher, or (0, D + 1) where the recipe has none.
+        replay: stored samples.
+    """
+
+    head: Head
+    statistics: Statistics
+    fisher: Floats
+    replay: Replay
+
+    @classmethod
+    def empty(cls, dim: int, *, has_scatter: bool, replay_bytes: int, seed: int) -> Memory:
+        """Return the memory of a state that has learnt nothing."""
+        return cls(
+            Head.empty(dim),
+            Statistics.empty(dim, has_scatter=has_scatter),
+            np.zeros((0, dim + 1), np.float32),
+            Replay.empty(replay_bytes, dim, seed),
+        )

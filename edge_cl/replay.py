@@ -1,0 +1,146 @@
+"""The replay store: a class-balanced sample of the past, bounded in bytes, a slice of it held out from training.
+
+One record, little-endian, 13 + 2 D bytes, and nothing else counts towards the limit:
+
+| offset | size | type    | name     | meaning |
+|--------|------|---------|----------|---------|
+| 0      | 4    | u32     | label    | row of the class |
+| 4      | 4    | u32     | sequence | the how-manieth sample of its class this was, from 0 |
+| 8      | 4    | f32     | scale    | values are multiplied by it |
+| 12     | 1    | u8      | hit      | 1: the head of the last update got it right as if it had never seen it |
+| 13     | 2 D  | f16 x D | values   | features / scale |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from edge_kernels.reference import Floats, Ints
+from numpy.typing import NDArray
+
+HELD_OUT_EVERY = 5  # one sample in five of each class, its second, seventh, ... is never trained on while stored
+
+Bools = NDArray[np.bool_]
+
+
+def record_type(dim: int) -> np.dtype[Any]:
+    """Return the layout of one record for features of D values."""
+    return np.dtype([("label", "<u4"), ("sequence", "<u4"), ("scale", "<f4"), ("hit", "u1"), ("values", "<f2", (dim,))])
+
+
+def is_held_out(sequence: Ints) -> Bools:
+    """Return whether the n-th sample of a class is kept from training while stored, (N,) for (N,)."""
+    return np.asarray(sequence) % HELD_OUT_EVERY == 1
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Records in fixed slots.
+
+    Attributes:
+        limit_bytes: the records' bytes never pass it.
+        seed: of the draw that decides who stays.
+        records: (M,) of `record_type(D)`.
+        slots: (M,) int64 where each record lies, ascending; a kept record never moves.
+    """
+
+    limit_bytes: int
+    seed: int
+    records: NDArray[np.void]
+    slots: Ints
+
+    @classmethod
+    def empty(cls, limit_bytes: int, dim: int, seed: int) -> Replay:
+        """Return a store without a record."""
+        return cls(limit_bytes, seed, np.zeros(0, record_type(dim)), np.zeros(0, np.int64))
+
+    @property
+    def capacity(self) -> int:
+        """How many records fit."""
+        return int(self.limit_bytes // self.records.dtype.itemsize)
+
+    @property
+    def labels(self) -> Ints:
+        """Return (M,) rows of the classes."""
+        return self.records["label"].astype(np.int64)
+
+    @property
+    def held_out(self) -> Bools:
+        """Return (M,), true where a record is kept from training."""
+        return is_held_out(self.records["sequence"])
+
+    def decode(self) -> Floats:
+        """Return the features (M, D) float32."""
+        return self.records["values"].astype(np.float32) * self.records["scale"][:, None]
+
+    def offer(self, features: Floats, labels: Ints, sequence: Ints) -> tuple[Replay, Ints]:
+        """Return the store after a batch was offered, and where each of its records (M,) came from.
+
+        Every class gets the same room; what a class does not need goes to the others. Within a class, a draw that
+        depends on seed, class and sequence alone decides, which is a uniform sample of all ever offered (Vitter
+        1985) whatever the batches were.
+
+        Args:
+            features: (N, D) float32.
+            labels: (N,) rows of the classes.
+            sequence: (N,) the how-manieth of its class each one is.
+
+        Returns:
+            The new store, its records in the order of their slots, and (M,) int64: the row in this store, or this
+            store's length plus the row in the batch.
+        """
+        n_old = len(self.records)
+        labels_all = np.concatenate([self.labels, labels])
+        sequence_all = np.concatenate([self.records["sequence"].astype(np.int64), sequence])
+        origins = np.flatnonzero(_draw(labels_all, sequence_all, self.capacity, self.seed))
+        taken = origins[origins >= n_old] - n_old
+        old = origins[origins < n_old]
+        free = np.setdiff1d(np.arange(len(origins)), self.slots[old])[: len(taken)]
+        slots = np.concatenate([self.slots[old], free])
+        fresh = _encode(features[taken], labels[taken], sequence[taken])
+        order = np.argsort(slots)
+        records = np.concatenate([self.records[old], fresh])[order]
+        return replace(self, records=records, slots=slots[order]), origins[order]
+
+    def mark(self, hits: Bools) -> Replay:
+        """Return the store with `hit` set to hits (M,)."""
+        records = self.records.copy()
+        records["hit"] = hits
+        return replace(self, records=records)
+
+
+def _encode(features: Floats, labels: Ints, sequence: Ints) -> NDArray[np.void]:
+    """Return records (N,) of features (N, D), each scaled so that its largest value is 1."""
+    records = np.zeros(len(features), record_type(features.shape[1]))
+    scale = np.abs(features).max(axis=1, initial=0)
+    scale[scale == 0] = 1
+    records["label"], records["sequence"], records["scale"] = labels, sequence, scale
+    records["values"] = features / scale[:, None]
+    return records
+
+
+def _draw(labels: Ints, sequence: Ints, capacity: int, seed: int) -> Bools:
+    """Return which of the candidates (M,) stay, at most `capacity`, as many of each class as can be."""
+    held = is_held_out(sequence)
+    order = np.lexsort((_priority(labels, sequence, seed), held, labels))
+    role = labels[order] * 2 + held[order]
+    rank = np.arange(len(order)) - np.searchsorted(role, role)
+    share = 1 / HELD_OUT_EVERY  # of a class's room that the held-out slice gets, its first after one to train on
+    turn = np.where(held[order], (rank + share) / share, rank / (1 - share))
+    order = order[np.lexsort((turn, labels[order]))]
+    sorted_labels = labels[order]
+    rank = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)
+    keeps = np.zeros(len(labels), bool)
+    keeps[order[np.lexsort((sorted_labels, rank))[:capacity]]] = True
+    return keeps
+
+
+def _priority(labels: Ints, sequence: Ints, seed: int) -> NDArray[np.uint64]:
+    """Return a well-mixed number for each (seed, label, sequence), (M,) (Steele 2014, splitmix64)."""
+    mixed = (labels.astype(np.uint64) << np.uint64(32)) ^ sequence.astype(np.uint64)
+    mixed = mixed + np.uint64(seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)

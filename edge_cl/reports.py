@@ -1,0 +1,82 @@
+"""What the verbs of a learner return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_kernels.reference import Floats, Ints
+
+from edge_cl.backbones import Skipped
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What a `learn` did.
+
+    Accuracies count samples of the replay and the new ones, each asked as if it had never been learnt.
+
+    Attributes:
+        committed: False: refused, and the state is what it was.
+        version: of the state now.
+        new_classes: names that were new.
+        n_samples: that were learnt, or would have been.
+        accuracy_before: of the head before, on old and new classes together.
+        accuracy_after: of the new head, on the same samples.
+        retention: what the new head keeps of the old one's accuracy on the classes that it knew; 1 at the first update.
+        seconds: of the whole call.
+        seconds_extracting: of them, decoding and extraction.
+        skipped: samples that could not be read.
+    """
+
+    committed: bool
+    version: int
+    new_classes: tuple[str, ...]
+    n_samples: int
+    accuracy_before: float
+    accuracy_after: float
+    retention: float
+    seconds: float
+    seconds_extracting: float
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers for N samples.
+
+    Attributes:
+        labels: N names, the most probable class of each.
+        probabilities: (N, K) float32; column k is class k.
+        classes: K names.
+        top: for each sample its most probable classes with their probabilities, the best first.
+        rows: (N,) places of the samples in what was passed; all of them unless some were skipped.
+        skipped: samples that could not be read.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: Floats
+    classes: tuple[str, ...]
+    top: tuple[tuple[tuple[str, float], ...], ...]
+    rows: Ints
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How right a learner is on N samples.
+
+    Attributes:
+        accuracy: share of the samples that are right.
+        class_mean_accuracy: mean of the classes' own shares.
+        per_class: share for each class, by name.
+        n: samples.
+        ms_per_sample: decoding, extraction and prediction.
+        skipped: samples that could not be read.
+    """
+
+    accuracy: float
+    class_mean_accuracy: float
+    per_class: dict[str, float]
+    n: int
+    ms_per_sample: float
+    skipped: tuple[Skipped, ...]

@@ -1,0 +1,165 @@
+"""Labelled samples on disk: a folder of class folders, a CSV of paths and names, or an .npz of features."""
+
+from __future__ import annotations
+
+import csv
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_cl.backbones import Skipped
+from edge_cl.errors import InputError
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga .ico".split()
+)
+IGNORED = frozenset({"thumbs.db", "desktop.ini"})
+
+
+@dataclass(frozen=True)
+class LabelledSamples:
+    """What `learn` and `evaluate` take.
+
+    Attributes:
+        samples: N paths, or features (N, D).
+        labels: N class names.
+        skipped: files that are no samples.
+    """
+
+    samples: Any
+    labels: Sequence[str]
+    skipped: tuple[Skipped, ...]
+
+
+def read_samples(path: str | os.PathLike[str]) -> LabelledSamples:
+    """Return the labelled samples at a path: a folder, a .csv or an .npz.
+
+    Raises:
+        InputError: it is none of these, or has no sample.
+    """
+    source = Path(path)
+    if source.is_dir():
+        return read_folder(source)
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    if source.suffix.lower() == ".csv":
+        return read_csv(source)
+    if source.suffix.lower() == ".npz":
+        return read_npz(source)
+    raise InputError(f"{source}: expected a folder of class folders, a .csv or an .npz; found a {source.suffix} file")
+
+
+def read_folder(path: str | os.PathLike[str]) -> LabelledSamples:
+    """Return the images in a folder's folders, each named after the first folder below `path`; all in sorted order.
+
+    Hidden files are passed over; anything else that has no image's suffix is listed as skipped.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: expected a folder of class folders; found {'a file' if root.exists() else 'nothing'}"
+        )
+    images: list[str] = []
+    labels: list[str] = []
+    skipped: list[Skipped] = []
+    for entry in sorted(root.iterdir()):
+        if _is_hidden(entry):
+            continue
+        if not entry.is_dir():
+            skipped.append(Skipped(str(entry), "not in a class folder"))
+            continue
+        found = list_images(entry)
+        images += found.samples
+        labels += [entry.name] * len(found.samples)
+        skipped += found.skipped
+        if not found.samples:
+            skipped.append(Skipped(str(entry), "a class folder without an image"))
+    if not images:
+        raise InputError(
+            f"{root}: expected class folders with images, as in {root / 'CLASS' / 'photo.jpg'}; found none"
+        )
+    return LabelledSamples(images, labels, tuple(skipped))
+
+
+def list_images(path: str | os.PathLike[str]) -> LabelledSamples:
+    """Return the images at or anywhere below a path, sorted, without names."""
+    root = Path(path)
+    if root.is_file():
+        return LabelledSamples([str(root)], [], ())
+    if not root.exists():
+        raise InputError(f"{root}: no such file or folder")
+    files = [f for f in sorted(root.rglob("*")) if f.is_file() and not _is_hidden(f)]
+    images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+    others = [Skipped(str(f), "no image by its suffix") for f in files if f.suffix.lower() not in SUFFIXES]
+    return LabelledSamples(images, [], tuple(others))
+
+
+def read_csv(path: Path) -> LabelledSamples:
+    """Return the rows `path,label` of a UTF-8 CSV, with or without that header; paths are relative to the CSV.
+
+    Raises:
+        InputError: a row has no two columns, or there is none.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(row)]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InputError(f"{path}: expected a CSV in UTF-8; found {error}") from None
+    if rows and [cell.strip().lower() for cell in rows[0][1]] == ["path", "label"]:
+        del rows[0]
+    for number, row in rows:
+        if len(row) != 2:
+            raise InputError(f"{path}:{number}: expected two columns, path and label; found {len(row)}")
+    if not rows:
+        raise InputError(f"{path}: expected rows of path and label; found none")
+    return LabelledSamples([str(path.parent / row[0].strip()) for _, row in rows], [row[1] for _, row in rows], ())
+
+
+def read_npz(path: Path) -> LabelledSamples:
+    """Return `X` (N, D) and `y` (N,) of an .npz; with `classes` (K,) in it, `y` are rows of that.
+
+    Raises:
+        InputError: it is no .npz, or lacks one of the two.
+    """
+    arrays = _read_arrays(path)
+    if "X" not in arrays or "y" not in arrays or arrays["y"].ndim != 1:
+        raise InputError(f"{path}: expected arrays X (N, D) and y (N,); found {', '.join(arrays) or 'neither'}")
+    labels = arrays["y"]
+    if "classes" in arrays:
+        n_classes = len(arrays["classes"])
+        if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < n_classes):
+            raise InputError(f"{path}: expected y to be rows of classes, 0 to {n_classes - 1}")
+        labels = arrays["classes"][labels]
+    return LabelledSamples(arrays["X"], labels.tolist(), ())
+
+
+def read_features(path: str | os.PathLike[str]) -> Any:
+    """Return `X` (N, D) of an .npz.
+
+    Raises:
+        InputError: it is no .npz, or has no X.
+    """
+    arrays = _read_arrays(Path(path))
+    if "X" not in arrays:
+        raise InputError(f"{path}: expected an array X (N, D); found {', '.join(arrays) or 'none'}")
+    return arrays["X"]
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in ("X", "y", "classes") if name in data.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected an .npz of arrays; found {error}") from None
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in IGNORED

@@ -1,0 +1,330 @@
+"""Reading and writing a state file: one transaction for each update, one writer at a time, any number of readers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edge_kernels.reference import Floats, Ints
+
+from edge_cl.errors import StateBusyError, StateError, StateMissingError, StateReadOnlyError
+from edge_cl.files import sync_folder
+from edge_cl.head import Head
+from edge_cl.memory import Memory
+from edge_cl.replay import Replay, record_type
+from edge_cl.state.schema import (
+    APPLICATION_ID,
+    FORMAT,
+    TABLES,
+    Settings,
+    Version,
+    decode_array,
+    encode_array,
+    pack_triangle,
+    unpack_triangle,
+)
+from edge_cl.statistics import Statistics
+
+MEMORY = ":memory:"
+BUSY_SECONDS = 10.0  # how long a writer waits for another one
+WAL_BYTES = 4 << 20  # the write-ahead log is cut back to this after a checkpoint
+
+
+class StateFile:
+    """An open state file.
+
+    Attributes:
+        name: what the user called it; every error begins with it.
+        is_read_only: whether `write` is refused.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, name: str, *, is_read_only: bool) -> None:
+        self.name = name
+        self.is_read_only = is_read_only
+        self._connection = connection
+
+    @classmethod
+    def create(cls, path: str, settings: Settings) -> StateFile:
+        """Return a new state with no version; the file appears whole or not at all.
+
+        Raises:
+            StateError: the path exists, or its folder cannot be written.
+        """
+        if path == MEMORY:
+            connection = sqlite3.connect(MEMORY, isolation_level=None)
+            _write_empty(connection, settings)
+            return cls(connection, MEMORY, is_read_only=False)
+        target = Path(path)
+        if target.exists():
+            raise StateError(f"{path}: exists already; open it, remove it, or choose another name")
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            os.close(descriptor)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be created: {error.strerror}") from None
+        try:
+            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                _write_empty(connection, settings)
+            os.chmod(temporary, 0o644)
+            os.rename(temporary, target)
+            sync_folder(target.parent)
+        except BaseException:
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary + suffix)
+            raise
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str, *, read_only: bool = False) -> StateFile:
+        """Return the state at the path.
+
+        Raises:
+            StateError: it is missing, empty, no state, of a newer format, or damaged.
+        """
+        _check_header(path)
+        is_writable = os.access(path, os.W_OK) and bool(os.stat(path).st_mode & 0o222)
+        has_log = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
+        # "immutable" leaves no file beside one that nobody can write; a log left by a crash has to be read, though
+        mode = "mode=rw" if is_writable else "mode=ro" if has_log else "mode=ro&immutable=1"
+        connection = None
+        try:
+            uri = f"{Path(path).resolve().as_uri()}?{mode}"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+            _check_format(connection, path)
+            if is_writable:
+                _set_durable(connection)
+            if read_only:
+                connection.execute("PRAGMA query_only = ON")
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise _translate(error, path) from None
+            raise
+        return cls(connection, path, is_read_only=read_only or not is_writable)
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in by the last one who closes."""
+        self._connection.close()
+
+    @property
+    def change(self) -> int:
+        """A number that differs after another process has committed."""
+        return int(self._one("PRAGMA data_version")[0])
+
+    @property
+    def settings(self) -> Settings:
+        """What `create` fixed."""
+        values = dict(self._all("SELECT key, value FROM settings"))
+        try:
+            return Settings(
+                values["backbone"],
+                values["recipe"],
+                int(values["replay_bytes"]),
+                int(values["seed"]),
+                values["device"],
+            )
+        except (KeyError, ValueError) as error:
+            raise StateError(f"{self.name}: damaged: setting {error} is missing or wrong") from None
+
+    @property
+    def version(self) -> int:
+        """The number of the last committed update; 0 before the first."""
+        return int(self._one("SELECT coalesce(max(version), 0) FROM versions")[0])
+
+    def versions(self) -> tuple[Version, ...]:
+        """Return every committed update, the oldest first."""
+        rows = self._all("SELECT version, parent, entry FROM versions ORDER BY version")
+        try:
+            return tuple(Version.from_row(*row) for row in rows)
+        except (ValueError, TypeError, KeyError):
+            raise StateError(f"{self.name}: damaged: its log cannot be read") from None
+
+    def read_head(self) -> Head | None:
+        """Return the head, or None before the first update.
+
+        Raises:
+            StateError: its parts do not fit together.
+        """
+        classes = tuple(name for (name,) in self._all("SELECT name FROM classes ORDER BY row"))
+        if not classes:
+            return None
+        weights, bias = self._array("weights", (len(classes), -1)), self._array("bias", (len(classes),))
+        return Head(classes, weights, bias)
+
+    def read_memory(self, dim: int) -> Memory | None:
+        """Return all that is remembered, or None before the first update.
+
+        Args:
+            dim: D that the caller expects; 0 takes the state's own.
+
+        Raises:
+            StateError: the parts do not fit together.
+        """
+        head = self.read_head()
+        if head is None:
+            return None
+        n_classes, own = head.weights.shape
+        if dim not in (0, own):
+            raise StateError(f"{self.name}: damaged: its head has {own} features, its backbone {dim}")
+        scatter = unpack_triangle(self._array("scatter", (-1,)), own)
+        statistics = Statistics(self._array("counts", (n_classes,)), self._array("means", (n_classes, own)), scatter)
+        return Memory(head, statistics, self._array("fisher", (-1, own + 1)), self._read_replay(own, n_classes))
+
+    def _read_replay(self, dim: int, n_classes: int) -> Replay:
+        settings = self.settings
+        rows = self._all("SELECT slot, record FROM replay ORDER BY slot")
+        layout = record_type(dim)
+        if any(len(record) != layout.itemsize for _, record in rows):
+            raise StateError(f"{self.name}: damaged: a replay record is not {layout.itemsize} bytes long")
+        records = np.frombuffer(b"".join(record for _, record in rows), layout).copy()
+        if len(records) and records["label"].max() >= n_classes:
+            raise StateError(f"{self.name}: damaged: a replay record is of class {records['label'].max()}")
+        slots = np.array([slot for slot, _ in rows], np.int64)
+        return Replay(settings.replay_bytes, settings.seed, records, slots)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the only right to write; commit at the end, undo on any exception.
+
+        Raises:
+            StateReadOnlyError: the file was opened read-only or may not be written.
+            StateBusyError: another process holds the right for longer than 10 seconds.
+            StateError: the disk is full or broken; nothing was changed.
+        """
+        if self.is_read_only:
+            raise StateReadOnlyError(f"{self.name}: read-only; type: chmod u+w {self.name}")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise _translate(error, self.name) from None
+
+    def write(self, before: Memory | None, after: Memory, version: Version) -> None:
+        """Put an update into the open transaction; replay records that stay as they were are not touched."""
+        execute = self._connection.execute
+        n_old = len(before.head.classes) if before else 0
+        for row, name in enumerate(after.head.classes[n_old:], start=n_old):
+            execute("INSERT INTO classes VALUES (?, ?)", (row, name))
+        arrays = {
+            "weights": after.head.weights,
+            "bias": after.head.bias,
+            "counts": after.statistics.counts,
+            "means": after.statistics.means,
+            "scatter": pack_triangle(after.statistics.scatter),
+            "fisher": after.fisher,
+        }
+        for name, array in arrays.items():
+            execute("INSERT OR REPLACE INTO arrays VALUES (?, ?, ?, ?)", encode_array(name, array))
+        old = _records(before.replay) if before else {}
+        new = _records(after.replay)
+        for slot in old.keys() - new.keys():
+            execute("DELETE FROM replay WHERE slot = ?", (slot,))
+        for slot, record in new.items():
+            if old.get(slot) != record:
+                execute("INSERT OR REPLACE INTO replay VALUES (?, ?)", (slot, record))
+        execute("INSERT INTO versions VALUES (?, ?, ?)", version.to_row())
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each part: head, statistics, fisher, replay, versions."""
+        arrays = dict(self._all("SELECT name, length(data) FROM arrays"))
+        names = self._one("SELECT coalesce(sum(length(CAST(name AS BLOB))), 0) FROM classes")[0]
+        return {
+            "head": arrays.get("weights", 0) + arrays.get("bias", 0) + names,
+            "statistics": sum(arrays.get(name, 0) for name in ("counts", "means", "scatter")),
+            "fisher": arrays.get("fisher", 0),
+            "replay": self._one("SELECT coalesce(sum(length(record)), 0) FROM replay")[0],
+            "versions": self._one("SELECT coalesce(sum(length(CAST(entry AS BLOB))), 0) FROM versions")[0],
+        }
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> Any:
+        row = self._all("SELECT dtype, shape, data FROM arrays WHERE name = ?", (name,))
+        if not row:
+            raise StateError(f"{self.name}: damaged: it has no {name}")
+        try:
+            array: Floats | Ints = decode_array(*row[0])
+        except (StateError, ValueError, TypeError) as error:
+            raise StateError(f"{self.name}: damaged: {name}: {error}") from None
+        if len(array.shape) != len(shape) or any(w not in (-1, f) for w, f in zip(shape, array.shape, strict=True)):
+            raise StateError(f"{self.name}: damaged: {name}: expected shape {shape}; found {array.shape}")
+        return array
+
+    def _all(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _translate(error, self.name) from None
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self._all(query)[0]
+        return row
+
+
+def _records(replay: Replay) -> dict[int, bytes]:
+    return {int(slot): record.tobytes() for slot, record in zip(replay.slots, replay.records, strict=True)}
+
+
+def _write_empty(connection: sqlite3.Connection, settings: Settings) -> None:
+    _set_durable(connection)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
+    rows = [(key, str(value)) for key, value in asdict(settings).items()]
+    connection.executemany("INSERT INTO settings VALUES (?, ?)", rows)
+
+
+def _set_durable(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+
+
+def _check_header(path: str) -> None:
+    """Refuse what is not even an SQLite database, before SQLite creates a journal beside it."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(16)
+    except FileNotFoundError:
+        raise StateMissingError(f"{path}: no such state file; type: edge-cl new {path}") from None
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read: {error.strerror}") from None
+    if header != b"SQLite format 3\0":
+        found = "an empty file (0 bytes)" if not header else f"a file that begins with {header[:8]!r}"
+        raise StateError(f"{path}: expected a state file; found {found}; make one with: edge-cl new NAME.ecl")
+
+
+def _check_format(connection: sqlite3.Connection, path: str) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        raise StateError(f"{path}: expected a state file; found an SQLite database of something else")
+    if version != FORMAT:
+        raise StateError(
+            f"{path}: its format is {version}, this edge_cl reads {FORMAT}; type: pip install --upgrade edge_cl"
+        )
+    connection.execute("SELECT count(*) FROM versions").fetchone()
+
+
+def _translate(error: sqlite3.Error, name: str) -> StateError:
+    text = str(error)
+    if "locked" in text:
+        return StateBusyError(f"{name}: another process is writing to it; try again when it has finished")
+    if "readonly" in text:
+        return StateReadOnlyError(f"{name}: its folder or file system is read-only; nothing was changed")
+    if "full" in text or "disk I/O" in text:
+        return StateError(f"{name}: the disk is full or broken ({text}); nothing was changed")
+    return StateError(f"{name}: damaged: {text}; restore a copy of it")

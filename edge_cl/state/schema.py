@@ -1,0 +1,147 @@
+"""What stands in a state file.
+
+An SQLite database in WAL mode, `application_id` 0x45434C31 ("ECL1"), `user_version` the format's, now 1. Numbers in blobs are
+little-endian, rows one after another.
+
+| table    | column   | type    | meaning |
+|----------|----------|---------|---------|
+| settings | key      | text    | `backbone` (JSON or empty: samples are features), `recipe`, `replay_bytes`, `seed`, `device` |
+|          | value    | text    | |
+| classes  | row      | integer | row of the head, from 0 |
+|          | name     | text    | |
+| arrays   | name     | text    | `weights` (K, D) f4, `bias` (K,) f4, `counts` (K,) i8, `means` (K, D) f4, `scatter` f4: the lower triangle of (D, D) row by row or empty, `fisher` (K or 0, D + 1) f4 |
+|          | dtype    | text    | `<f4` or `<i8` |
+|          | shape    | text    | JSON list |
+|          | data     | blob    | |
+| replay   | slot     | integer | from 0 |
+|          | record   | blob    | see `edge_cl.replay` |
+| versions | version  | integer | from 1; the last one is what the other tables hold |
+|          | parent   | integer | 0: the empty state |
+|          | entry    | text    | JSON: time (UTC), recipe, seed, samples and classes learnt, the report's figures |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from edge_kernels.reference import Floats, Ints
+
+from edge_cl.errors import StateError
+
+APPLICATION_ID = 0x45434C31
+FORMAT = 1
+
+TABLES = """
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE classes (row INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE arrays (name TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL);
+CREATE TABLE replay (slot INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE versions (version INTEGER PRIMARY KEY, parent INTEGER NOT NULL, entry TEXT NOT NULL);
+"""
+
+DTYPES = ("<f4", "<i8")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `create` fixed.
+
+    Attributes:
+        backbone: its description as JSON, or empty where samples are features.
+        recipe: its name.
+        replay_bytes: limit of the replay records.
+        seed: of every draw.
+        device: `auto`, `cpu` or `cuda`.
+    """
+
+    backbone: str
+    recipe: str
+    replay_bytes: int
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """A committed update.
+
+    Attributes:
+        version: its number, from 1.
+        parent: the version it was made from.
+        created: UTC, ISO 8601.
+        recipe: name of the recipe.
+        seed: of the draws.
+        n_samples: learnt in this update.
+        new_classes: names that were new.
+        accuracy_before: see `UpdateReport`.
+        accuracy_after: see `UpdateReport`.
+        retention: see `UpdateReport`.
+        seconds: of the update without decoding and extraction.
+    """
+
+    version: int
+    parent: int
+    created: str
+    recipe: str
+    seed: int
+    n_samples: int
+    new_classes: tuple[str, ...]
+    accuracy_before: float
+    accuracy_after: float
+    retention: float
+    seconds: float
+
+    def to_row(self) -> tuple[int, int, str]:
+        """Return the row of the table."""
+        entry = asdict(self)
+        return entry.pop("version"), entry.pop("parent"), json.dumps(entry, ensure_ascii=False)
+
+    @classmethod
+    def from_row(cls, version: int, parent: int, entry: str) -> Version:
+        """Return what `to_row` wrote."""
+        values = json.loads(entry)
+        return cls(version, parent, **{**values, "new_classes": tuple(values["new_classes"])})
+
+
+def encode_array(name: str, array: Floats | Ints) -> tuple[str, str, str, bytes]:
+    """Return the row of the table `arrays`."""
+    dtype = "<f4" if array.dtype.kind == "f" else "<i8"
+    return name, dtype, json.dumps(array.shape), np.ascontiguousarray(array, dtype=dtype).tobytes()
+
+
+def decode_array(dtype: str, shape: str, data: bytes) -> Floats | Ints:
+    """Return the array of a row.
+
+    Raises:
+        StateError: the three do not fit together.
+    """
+    sides = json.loads(shape)
+    is_shape = isinstance(sides, list) and all(isinstance(side, int) and side >= 0 for side in sides)
+    if dtype not in DTYPES or not is_shape or math.prod(sides) * int(dtype[2]) != len(data):
+        raise StateError(f"an array of {len(data)} bytes does not have dtype {dtype} and shape {shape}")
+    return np.frombuffer(data, dtype).reshape(sides).astype(dtype[1:])
+
+
+def pack_triangle(matrix: Floats | None) -> Floats:
+    """Return the lower triangle of a symmetric (D, D) row by row, (D (D + 1) / 2,); nothing for None."""
+    return np.zeros(0, np.float32) if matrix is None else matrix[np.tri(len(matrix), dtype=bool)]
+
+
+def unpack_triangle(triangle: Floats, dim: int) -> Floats | None:
+    """Return what `pack_triangle` took.
+
+    Raises:
+        StateError: the length fits no (D, D).
+    """
+    if not len(triangle):
+        return None
+    if len(triangle) != dim * (dim + 1) // 2:
+        raise StateError(f"scatter has {len(triangle)} values; {dim} features need {dim * (dim + 1) // 2}")
+    lower = np.zeros((dim, dim), np.float32)
+    lower[np.tri(dim, dtype=bool)] = triangle
+    full = lower + lower.T
+    full[np.diag_indices(dim)] /= 2
+    return full
