@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edge_cl.learner import Learner
     from edge_cl.reports import Evaluation, Predictions, UpdateReport
 
+    __version__: str
+
 __all__ = ["EdgeClError", "Evaluation", "Learner", "Predictions", "UpdateReport", "__version__"]
 
 _HOMES = {
@@ -30,7 +32,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, so that the command line's help does not wait for numpy."""
+    """Import a public name at its first use, so that the command line's help does not wait for numpy.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
     if name == "__version__":
         return version("edge_cl")
     if name not in _HOMES:

@@ -35,19 +35,21 @@ class Whitened:
 
     def transform(self, features: Floats) -> Floats:
         """Return z (N, D) for features (N, D)."""
-        return (features - self.centre) @ self.whitener.T
+        z: Floats = (features - self.centre) @ self.whitener.T
+        return z
 
     def logits(self, z: Floats) -> Floats:
         """Return the LDA logits (N, K) for z (N, D), all classes as likely as each other before."""
-        return z @ self.means.T - 0.5 * np.square(self.means).sum(axis=1)  # Hastie 2009, eq. 4.10
+        logits: Floats = z @ self.means.T - 0.5 * np.square(self.means).sum(axis=1)  # Hastie 2009, eq. 4.10
+        return logits
 
     def leave_one_out(self, z: Floats, labels: Ints) -> tuple[Floats, Floats]:
         """Return where each sample would lie, and the logits it would get, had it never been learnt.
 
         The sample's part is taken out of its class mean and, by Sherman-Morrison, out of the inverse covariance: with
-        fewer samples than features a learnt sample lies much nearer to the origin than an unseen one (mean square 1299
-        against 2280 for ten samples of each of Caltech-101's classes; this gives 2320). A sample that is the only one of
-        its class keeps its own mean.
+        fewer samples than features a learnt sample lies much nearer to the origin than an unseen one (mean square
+        1299 against 2280 for ten samples of each of Caltech-101's classes; this gives 2320). A sample that is the
+        only one of its class keeps its own mean.
 
         Args:
             z: (N, D) samples that the statistics hold.

@@ -39,7 +39,8 @@ class Head:
 
     def logits(self, features: Floats) -> Floats:
         """Return (N, K) float32 for features (N, D)."""
-        return features @ self.weights.T + self.bias
+        logits: Floats = features @ self.weights.T + self.bias
+        return logits
 
     def predict(self, features: Floats) -> Floats:
         """Return probabilities (N, K) float32 for features (N, D)."""
@@ -49,4 +50,5 @@ class Head:
 def softmax(logits: Floats) -> Floats:
     """Return probabilities (N, K) in the type of the logits (N, K); each row sums to 1."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    probabilities: Floats = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities

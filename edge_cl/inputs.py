@@ -34,7 +34,9 @@ def check_samples(samples: Any, dim: int, *, has_backbone: bool) -> Any:
         raise InputError(f"samples: expected a list of paths; found one; pass [{os.fspath(samples)!r}]")
     if not isinstance(samples, np.ndarray):
         samples = list(samples)
-        if samples and all(isinstance(sample, str | os.PathLike) for sample in samples):
+        if not samples:
+            raise InputError("samples: expected at least one; found none")
+        if all(isinstance(sample, str | os.PathLike) for sample in samples):
             if not has_backbone:
                 raise InputError(
                     f"{samples[0]}: expected features (N, {dim or 'D'}), since the state has no backbone; "

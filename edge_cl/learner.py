@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from edge_cl.backbones import (
     Backbone,
     BackboneInfo,
     Extraction,
+    Progress,
     check_backbone,
     open_backbone,
     reopen_backbone,
@@ -31,12 +32,7 @@ from edge_cl.samples import LabelledSamples, read_folder
 from edge_cl.state import Settings, StateFile, Version
 from edge_cl.update import Proposal, propose
 
-Progress = Callable[[int], None]
 DEVICES = ("auto", "cpu", "cuda")
-
-
-def _no_progress(n_samples: int) -> None:
-    pass
 
 
 class Learner:
@@ -54,7 +50,7 @@ class Learner:
         self._refresh()
 
     @classmethod
-    def create(
+    def create(  # noqa: PLR0913 - the contract's arguments
         cls,
         path: str | os.PathLike[str],
         *,
@@ -78,7 +74,9 @@ class Learner:
             preprocessing: `input_size`, `scale`, `mean`, `std`, `crop` of a backbone that does not say its own.
 
         Raises:
-            EdgeClError: an argument is wrong, the backbone cannot be used, or the path cannot be written.
+            InputError: an argument is wrong.
+            BackboneError: the backbone cannot be used.
+            StateError: the path exists or cannot be written.
         """
         get_recipe(recipe)
         if device not in DEVICES:
@@ -210,7 +208,7 @@ class Learner:
         *,
         min_retention: float = 0.95,
         strict: bool = False,
-        on_progress: Progress = _no_progress,
+        on_progress: Progress = int,
     ) -> UpdateReport:
         """Learn new samples of new and old classes, and commit, or change nothing.
 
@@ -225,7 +223,9 @@ class Learner:
             What happened; `committed` is False if the update was refused for its retention.
 
         Raises:
-            EdgeClError: an argument is wrong, or the state cannot be written; nothing was changed.
+            InputError: an argument is wrong, or no sample can be read.
+            StateReadOnlyError: the state may not be written.
+            StateError: the state cannot be written; nothing was changed.
         """
         start = time.perf_counter()
         if not (isinstance(min_retention, int | float) and 0 <= min_retention <= 1):
@@ -283,7 +283,11 @@ class Learner:
         return self.learn_samples(read_folder(folder), **options)
 
     def learn_samples(self, found: LabelledSamples, *, strict: bool = False, **options: Any) -> UpdateReport:
-        """Learn what `edge_cl.samples` read; see `learn` for the options."""
+        """Learn what `edge_cl.samples` read; see `learn` for the options.
+
+        Raises:
+            InputError: `strict`, and a file is no sample.
+        """
         if found.skipped and strict:
             first = found.skipped[0]
             raise InputError(f"{first.path}: {first.reason} (strict: nothing was learnt)")
@@ -291,7 +295,7 @@ class Learner:
         return UpdateReport(**{**vars(report), "skipped": (*found.skipped, *report.skipped)})
 
     def predict(
-        self, samples: Samples, top: int = 1, *, strict: bool = True, on_progress: Progress = _no_progress
+        self, samples: Samples, top: int = 1, *, strict: bool = True, on_progress: Progress = int
     ) -> Predictions:
         """Return the most probable classes.
 
@@ -302,7 +306,8 @@ class Learner:
             on_progress: called with the number of samples that went through the backbone.
 
         Raises:
-            EdgeClError: nothing was learnt yet, or a sample cannot be used.
+            InputError: a sample cannot be used.
+            StateError: nothing was learnt yet.
         """
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top: expected a whole number of at least 1; found {top!r}")
@@ -319,13 +324,16 @@ class Learner:
         labels = tuple(row[0][0] for row in ranked)
         return Predictions(labels, probabilities, head.classes, ranked, extraction.rows, extraction.skipped)
 
-    def evaluate(self, samples: Samples, labels: Sequence[Any], *, on_progress: Progress = _no_progress) -> Evaluation:
+    def evaluate(self, samples: Samples, labels: Sequence[Any], *, on_progress: Progress = int) -> Evaluation:
         """Return how many of the samples are given their own names; images that cannot be read are left out.
 
         Args:
             samples: as in `predict`.
             labels: N class names; one that was never learnt counts as wrong.
             on_progress: called with the number of samples that went through the backbone.
+
+        Raises:
+            InputError: an argument is wrong, or no sample can be read.
         """
         names = clean_labels(labels, len(samples))
         start = time.perf_counter()
@@ -353,6 +361,7 @@ class Learner:
             kind: `model`: one file, images (N, 3, H, W) in, `logits` and `probabilities` out.
 
         Raises:
+            InputError: there is no such kind.
             ExportError: it could not be written, or did not agree.
         """
         from edge_cl.export import export_model

@@ -75,8 +75,10 @@ def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Float
 def _two_loops(gradient: Floats, pairs: list[tuple[Floats, Floats]]) -> Floats:
     """Return the descent direction: minus the approximate inverse Hessian times the gradient."""
     if not pairs:
-        return -gradient / np.float32(max(1.0, float(np.linalg.norm(gradient))))
-    direction, factors = -gradient, []
+        first: Floats = -gradient / np.float32(max(1.0, float(np.linalg.norm(gradient))))
+        return first
+    direction: Floats = -gradient
+    factors = []
     for moved, turned in reversed(pairs):
         factor = np.vdot(moved, direction) / np.vdot(moved, turned)
         direction = direction - factor * turned

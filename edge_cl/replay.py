@@ -32,7 +32,8 @@ def record_type(dim: int) -> np.dtype[Any]:
 
 def is_held_out(sequence: Ints) -> Bools:
     """Return whether the n-th sample of a class is kept from training while stored, (N,) for (N,)."""
-    return np.asarray(sequence) % HELD_OUT_EVERY == 1
+    held: Bools = np.asarray(sequence) % HELD_OUT_EVERY == 1
+    return held
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Replay:
 
     def decode(self) -> Floats:
         """Return the features (M, D) float32."""
-        return self.records["values"].astype(np.float32) * self.records["scale"][:, None]
+        features: Floats = self.records["values"].astype(np.float32) * self.records["scale"][:, None]
+        return features
 
     def offer(self, features: Floats, labels: Ints, sequence: Ints) -> tuple[Replay, Ints]:
         """Return the store after a batch was offered, and where each of its records (M,) came from.

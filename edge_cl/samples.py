@@ -15,8 +15,9 @@ import numpy as np
 from edge_cl.backbones import Skipped
 from edge_cl.errors import InputError
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .tga .ico".split()
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga", ".ico"),
 )
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 
@@ -90,7 +91,11 @@ def read_folder(path: str | os.PathLike[str]) -> LabelledSamples:
 
 
 def list_images(path: str | os.PathLike[str]) -> LabelledSamples:
-    """Return the images at or anywhere below a path, sorted, without names."""
+    """Return the images at or anywhere below a path, sorted, without names.
+
+    Raises:
+        InputError: there is none.
+    """
     root = Path(path)
     if root.is_file():
         return LabelledSamples([str(root)], [], ())

@@ -1,7 +1,7 @@
 """One update as a function of arrays: memory and a batch in; the new memory and its measures on unseen samples out.
 
-An accuracy counts only answers that a head gives to samples as if it had never seen them: the held-out slice of the replay
-for heads that are trained, and for the closed-form head, where leaving one out costs nothing, every stored sample.
+An accuracy counts only answers that a head gives to samples as if it had never seen them: the held-out slice of the
+replay for heads that are trained, and for the closed-form head, where leaving one out is free, every stored sample.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from edge_kernels.reference import Floats, Ints
 
 from edge_cl import ewc
-from edge_cl.anchor import Whitened, calibrate, inverse_cholesky, nearest_factor, whiten
+from edge_cl.anchor import calibrate, inverse_cholesky, nearest_factor, whiten
 from edge_cl.head import Head
 from edge_cl.memory import Memory
 from edge_cl.recipes import Recipe

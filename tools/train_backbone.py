@@ -83,7 +83,7 @@ def read_images(path: Path) -> tuple[Tensor, Tensor, np.ndarray[Any, np.dtype[np
 
 
 def augment(images: Tensor) -> Tensor:
-    """Return (N, 3, 64, 64) in [-1, 1]: a random crop, flip, turn, brightness, contrast and saturation for each image."""
+    """Return (N, 3, 64, 64) in [-1, 1], each image cropped, flipped, turned and coloured at random."""
     n, device = len(images), images.device
     area = torch.empty(n, device=device).uniform_(0.3, 1.0).sqrt()
     ratio = torch.empty(n, device=device).uniform_(-0.25, 0.25).exp()
@@ -124,17 +124,15 @@ def train(images: Tensor, labels: Tensor, args: argparse.Namespace, device: str)
     torch.manual_seed(args.seed)
     backbone = TinyBackbone().to(device)
     classifier = nn.Linear(FEATURES, int(labels.max()) + 1).to(device)
-    model = nn.Sequential(backbone, classifier).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=True
-    )
+    model = nn.Sequential(backbone, classifier).to(memory_format=torch.channels_last)
+    moving = torch.optim.swa_utils.get_ema_multi_avg_fn(0.999)  # type: ignore[no-untyped-call]
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=moving, use_buffers=True)
     images, labels = images.to(device), labels.to(device)
     n_batches = len(images) // args.batch
     decayed = [w for w in model.parameters() if w.ndim > 1]
     plain = [w for w in model.parameters() if w.ndim <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": 3e-4}, {"params": plain}], lr=args.lr, momentum=0.9, nesterov=True
-    )
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": 3e-4}, {"params": plain}]
+    optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, total_steps=args.epochs * n_batches, pct_start=0.1
     )
@@ -162,8 +160,8 @@ def train(images: Tensor, labels: Tensor, args: argparse.Namespace, device: str)
                 break
         seconds = time.perf_counter() - start
         print(f"epoch {epoch + 1}/{args.epochs} loss {total.item() / (step + 1):.3f} {seconds:.0f} s", flush=True)
-    kept: TinyBackbone = average.module[0].cpu().eval()
-    return kept
+    kept = next(module for module in average.modules() if isinstance(module, TinyBackbone))
+    return kept.cpu().eval()
 
 
 def fuse(module: nn.Module) -> None:
@@ -201,7 +199,8 @@ def to_onnx(backbone: TinyBackbone, metadata: dict[str, str]) -> bytes:
                 x = convert(child, x)
             return x
         if isinstance(module, nn.Conv2d):
-            assert module.bias is not None and isinstance(module.padding, tuple)
+            assert module.bias is not None
+            assert isinstance(module.padding, tuple)
             return add(
                 "Conv",
                 [x, constant(module.weight), constant(module.bias)],
@@ -258,7 +257,7 @@ def linear_probe(model: bytes, images: Tensor, labels: Tensor, is_test: Any) -> 
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return float((layer(features[is_test]).argmax(1) == labels[is_test]).float().mean())
 
 

@@ -1,6 +1,6 @@
 """Frozen feature extractors: an ONNX classifier cut before its last linear layer, a torchvision name, or `tiny`."""
 
-from edge_cl.backbones.backbone import Backbone, BackboneInfo, Extraction, Skipped
+from edge_cl.backbones.backbone import Backbone, BackboneInfo, Extraction, Progress, Skipped
 from edge_cl.backbones.locate import check_backbone, open_backbone, reopen_backbone
 from edge_cl.backbones.preprocessing import Preprocessing
 
@@ -9,6 +9,7 @@ __all__ = [
     "BackboneInfo",
     "Extraction",
     "Preprocessing",
+    "Progress",
     "Skipped",
     "check_backbone",
     "open_backbone",

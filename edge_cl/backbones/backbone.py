@@ -21,6 +21,7 @@ from edge_cl.errors import BackboneError, InputError, MissingPackageError
 
 BATCH = 8  # images at a time: no slower than 32 on a CPU, and MobileNetV2 stays below 200 MiB resident
 
+Progress = Callable[[int], object]
 Source = str | os.PathLike[str] | NDArray[np.uint8]
 
 
@@ -105,12 +106,12 @@ class Backbone:
         """The onnxruntime session, opened at the first use."""
         return open_session(self.model, self._device)
 
-    def extract(self, sources: Sequence[Source], on_done: Callable[[int], None] = lambda n: None) -> Extraction:
+    def extract(self, sources: Sequence[Source], on_done: Progress = int) -> Extraction:
         """Return the features of images.
 
         Args:
             sources: paths, or images (H, W, 3) uint8.
-            on_done: called with the number of images after each batch.
+            on_done: called with the number of images after each batch; `int` does nothing with it.
         """
         batches = [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
         blocks, rows, skipped = [np.zeros((0, self.info.dim), np.float32)], [], []

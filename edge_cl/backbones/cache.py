@@ -1,4 +1,4 @@
-"""Models made once and kept in the user's cache folder; a file's name holds its own hash, so a damaged one is made anew."""
+"""Models made once and kept in the user's cache folder; a name holds its file's hash, so a damaged one is made anew."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An ONNX classifier to the part before its last linear layer: pixels (N, 3, H, W) in, features (N, D) out.
 
-The last linear layer is the last Gemm, MatMul or 1 x 1 Conv on pooled features, on the way to the output, whose weights do not
-depend on the input. A feature map that is not pooled yet is averaged over its places.
+The last linear layer is the last Gemm, MatMul or 1 x 1 Conv on pooled features, on the way to the output, whose
+weights do not depend on the input. A feature map that the user names is averaged over its places.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ def _load(source: bytes, where: str) -> onnx.ModelProto:
 
 
 def _image_input(model: onnx.ModelProto, where: str) -> tuple[onnx.ValueInfoProto, bool]:
-    """Return the one input that is no weight, and whether its channels come last."""
+    """Return the one input that is no weight, and whether its channels come last.
+
+    Raises:
+        BackboneError: there is not exactly one, or it is no float32 image.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     shape = [_dims(value) for value in inputs]
@@ -106,7 +110,11 @@ def _candidates(model: onnx.ModelProto) -> list[str | None]:
 def _probe(
     model: onnx.ModelProto, graph_input: onnx.ValueInfoProto, names: list[str], where: str
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor for a batch of two, as onnxruntime computes it."""
+    """Return the shape of each tensor for a batch of two, as onnxruntime computes it.
+
+    Raises:
+        BackboneError: there is no such tensor, or the model takes no batch of two.
+    """
     produced = {name for node in model.graph.node for name in node.output}
     for name in names:
         if name not in produced:

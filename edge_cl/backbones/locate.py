@@ -29,6 +29,7 @@ def open_backbone(spec: str, given: Mapping[str, Any] | None = None, device: str
 
     Raises:
         BackboneError: it is none of these, or cannot be used.
+        BackboneMissingError: there is no such file.
         MissingPackageError: onnxruntime, torch or torchvision is not installed.
     """
     path, tensor = _split(spec)

@@ -8,7 +8,8 @@ Stored as JSON under `edge_cl.preprocessing` in the metadata of an ONNX file and
 | scale      | number    | 1 / 127.5     | RGB values 0 to 255 are multiplied by it |
 | mean       | 3 numbers | [1, 1, 1]     | then it is subtracted |
 | std        | 3 numbers | [1, 1, 1]     | then divided by: the defaults give -1 to 1 |
-| crop       | number    | 0             | 0: the whole image, squeezed to H x W; else the largest box of that shape in the middle, its sides times this |
+| crop       | number    | 0             | 0: the whole image, squeezed to H x W; else the largest box of that |
+|            |           |               | shape in the middle, its sides times this |
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ class Preprocessing:
 
     def normalise(self, images: NDArray[np.uint8]) -> Floats:
         """Return the backbone's input (N, 3, H, W) float32 of images (N, H, W, 3) uint8."""
-        scale = np.float32(self.scale) / np.asarray(self.std, np.float32)
-        offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
-        pixels = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        scale = np.array([self.scale / std for std in self.std], np.float32)
+        offset = np.array([mean / std for mean, std in zip(self.mean, self.std, strict=True)], np.float32)
+        pixels: Floats = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
         pixels *= scale[:, None, None]
         pixels -= offset[:, None, None]
         return pixels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,12 @@ def _weights_of(path: Path) -> str:
 
 
 def _export(name: str) -> tuple[bytes, str]:
-    """Return the ONNX classifier with its preprocessing as metadata, and the sha256 of the weights' file."""
+    """Return the ONNX classifier with its preprocessing as metadata, and the sha256 of the weights' file.
+
+    Raises:
+        BackboneError: torchvision has no such model, or cannot get its weights.
+        MissingPackageError: torch or torchvision is not installed.
+    """
     try:
         import onnx
         import torch
@@ -55,7 +59,7 @@ def _export(name: str) -> tuple[bytes, str]:
             f'{name}: a torchvision backbone needs torch and torchvision ({error}); type: pip install "edge_cl[torch]"'
         ) from None
     try:
-        weights: Any = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        weights: Any = torchvision.models.get_model_weights(name).DEFAULT
     except ValueError:
         raise BackboneError(
             f"{name}: expected 'tiny', an .onnx file that exists, or a torchvision classifier; found none of that name"
@@ -71,15 +75,17 @@ def _export(name: str) -> tuple[bytes, str]:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     sha256 = cache.sha256_of(file)
     size = int(preset.crop_size[0])
-    example = torch.zeros(2, 3, size, size)
-    buffer = io.BytesIO()
     program = torch.onnx.export(
-        model, (example,), input_names=["pixels"], output_names=["logits"], dynamo=True, optimize=True,
-        dynamic_shapes=({0: torch.export.Dim("N")},), verbose=False,
-    )  # fmt: skip
+        model,
+        (torch.zeros(2, 3, size, size),),
+        input_names=["pixels"],
+        output_names=["logits"],
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        verbose=False,
+    )
     assert program is not None
-    program.save(buffer)
-    exported = onnx.load_from_string(buffer.getvalue())
+    exported: onnx.ModelProto = program.model_proto
     preprocessing = {
         "input_size": [size, size],
         "scale": 1 / 255,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,8 +12,7 @@ from edge_cl.cli.options import json_option
 from edge_cl.cli.output import note, show_json, show_table
 from edge_cl.demo.chart import draw_curves
 from edge_cl.demo.digits import N_TRAIN
-from edge_cl.demo.run import Result, run_demo
-from edge_cl.errors import InputError
+from edge_cl.demo.run import Result, Stage, run_demo
 from edge_cl.files import write_whole
 
 
@@ -22,8 +22,6 @@ from edge_cl.files import write_whole
 def command(out: str, as_json: bool) -> None:
     """Learn handwritten digits: five at once, then five updates; writes demo.ecl, demo.onnx and demo.png."""
     folder = Path(out)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder that exists; type: mkdir {folder}")
     result = run_demo(folder, lambda step: None if as_json else note(step))
     write_whole(folder / "demo.png", _chart(result))
     if as_json:
@@ -31,18 +29,11 @@ def command(out: str, as_json: bool) -> None:
             {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in vars(s).items()}
             for s in result.stages
         ]
-        show_json({
-            **vars(result),
-            "stages": stages,
-            "files": [str(folder / f"demo.{e}") for e in ("ecl", "onnx", "png")],
-        })
+        files = [str(folder / f"demo.{suffix}") for suffix in ("ecl", "onnx", "png")]
+        show_json({**vars(result), "stages": stages, "files": files})
         return
     for recipe in ("edge", "finetune"):
-        rows = [
-            (s.learnt, s.n_classes, *(None if math.isnan(v) else v for v in (s.old_accuracy, s.new_accuracy, s.retention)),
-             round(s.ms, 1), s.state_bytes)
-            for s in result.stages if s.recipe == recipe
-        ]  # fmt: skip
+        rows = [_row(stage) for stage in result.stages if stage.recipe == recipe]
         columns = ("learnt", "classes", "old accuracy", "new accuracy", "retention", "ms", "bytes")
         show_table(f"{recipe}: {N_TRAIN} images of each digit, tested on others", columns, rows)
     agrees = "agrees" if result.onnx_difference <= 1e-4 else "DIFFERS"
@@ -53,10 +44,16 @@ def command(out: str, as_json: bool) -> None:
     click.echo(f"written: {folder / 'demo.ecl'}, {folder / 'demo.onnx'}, {folder / 'demo.png'}")
 
 
+def _row(stage: Stage) -> tuple[Any, ...]:
+    accuracies = (stage.old_accuracy, stage.new_accuracy, stage.retention)
+    shown = (None if math.isnan(value) else value for value in accuracies)
+    return stage.learnt, stage.n_classes, *shown, round(stage.ms, 1), stage.state_bytes
+
+
 def _chart(result: Result) -> bytes:
     curves = {}
-    for recipe, colour_name in (("edge", "edge"), ("finetune", "finetune")):
+    for recipe in ("edge", "finetune"):
         stages = [stage for stage in result.stages if stage.recipe == recipe and not math.isnan(stage.old_accuracy)]
-        curves[f"{colour_name}, old classes"] = [(s.n_classes, s.old_accuracy) for s in stages]
-        curves[f"{colour_name}, new class"] = [(s.n_classes, s.new_accuracy) for s in stages]
+        curves[f"{recipe}, old classes"] = [(s.n_classes, s.old_accuracy) for s in stages]
+        curves[f"{recipe}, new class"] = [(s.n_classes, s.new_accuracy) for s in stages]
     return draw_curves("Handwritten digits, one new class an update", "classes known", curves)

@@ -18,7 +18,7 @@ from edge_cl.recipes import RECIPES
     "--backbone",
     default="tiny",
     show_default=True,
-    help="'tiny', an .onnx classifier (file.onnx#tensor cuts there), a torchvision name, or 'none': samples are features.",
+    help="'tiny', an .onnx classifier (file.onnx#tensor cuts there), a torchvision name, or 'none' for features.",
 )
 @click.option(
     "--replay", "replay_bytes", type=Bytes(), default="1MB", show_default=True, help="Bytes of stored samples."

@@ -14,7 +14,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON val
 backbone_option = click.option("--backbone", metavar="FILE", help="Where the backbone's file is now, if it was moved.")
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A number of bytes, such as 500kB or 2MiB."""
 
     name = "bytes"
@@ -29,7 +29,7 @@ class Bytes(click.ParamType):
         return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """Numbers between commas, such as 0.485,0.456,0.406; one number stands for all."""
 
     name = "numbers"

@@ -64,10 +64,10 @@ def skipped_rows(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
     """Give a function to call with the number of samples done; a bar on stderr where that is a terminal."""
-    if not sys.stderr.isatty() or total < 2:  # noqa: PLR2004
-        yield lambda n_done: None
+    if not sys.stderr.isatty() or total < 2:
+        yield int
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

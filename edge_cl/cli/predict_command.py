@@ -8,7 +8,6 @@ import click
 
 from edge_cl.cli.options import backbone_option, json_option, state_argument
 from edge_cl.cli.output import note_skipped, progress, show_json, show_table
-from edge_cl.errors import InputError
 from edge_cl.learner import Learner
 from edge_cl.samples import list_images, read_features
 
@@ -30,8 +29,6 @@ def command(state: str, samples: tuple[str, ...], top: int, backbone: str | None
             predictions = learner.predict(features, top)
         else:
             names = [image for place in samples for image in list_images(place).samples]
-            if not names:
-                raise InputError(f"{samples[0]}: expected images; found none")
             with progress("extracting", len(names)) as advance:
                 predictions = learner.predict(names, top, strict=False, on_progress=advance)
     answers = [

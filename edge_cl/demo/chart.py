@@ -27,7 +27,8 @@ def draw_curves(title: str, x_label: str, curves: Mapping[str, Curve]) -> bytes:
     draw = ImageDraw.Draw(image)
     small, large = ImageFont.load_default(16), ImageFont.load_default(22)
     xs = [x for curve in curves.values() for x, _ in curve]
-    low, high = min(xs), max(max(xs), min(xs) + 1)
+    low = min(xs)
+    high = max(*xs, low + 1)
     left, top, right, bottom = MARGIN[0], MARGIN[1], SIZE[0] - MARGIN[2], SIZE[1] - MARGIN[3]
 
     def place(x: float, y: float) -> tuple[float, float]:

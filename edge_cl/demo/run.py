@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from edge_kernels.reference import Floats, Ints
+from numpy.typing import NDArray
 
 from edge_cl.demo.digits import NAMES, load_digits, split
+from edge_cl.errors import InputError
 from edge_cl.learner import Learner
 
 N_KNOWN = 5
@@ -57,7 +59,12 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> Result:
     Args:
         folder: must exist; files of these two names are replaced.
         say: called with each step's name.
+
+    Raises:
+        InputError: there is no such folder.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder that exists; type: mkdir {folder}")
     images, digits = load_digits()
     is_train = split(digits)
     state, model = folder / "demo.ecl", folder / "demo.onnx"
@@ -91,7 +98,7 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> Result:
     )
 
 
-def _learn_all(learner: Learner, images: Floats, digits: Ints, test: Floats, answers: Ints) -> list[Stage]:
+def _learn_all(learner: Learner, images: NDArray[np.uint8], digits: Ints, test: Floats, answers: Ints) -> list[Stage]:
     """Return the stages of one learner: the first five digits at once, then one at a time."""
     stages: list[Stage] = []
     for news in [range(N_KNOWN), *([digit] for digit in range(N_KNOWN, len(NAMES)))]:
@@ -115,7 +122,7 @@ def _learn_all(learner: Learner, images: Floats, digits: Ints, test: Floats, ans
     return stages
 
 
-def _accuracy(learner: Learner, features: Floats, digits: Ints, chosen: range | list[int]) -> float:
+def _accuracy(learner: Learner, features: Floats, digits: Ints, chosen: Sequence[int]) -> float:
     """Return the accuracy on the test samples of the chosen digits; NaN if there are none."""
     rows = np.isin(digits, list(chosen))
     if not rows.any():
@@ -124,7 +131,7 @@ def _accuracy(learner: Learner, features: Floats, digits: Ints, chosen: range | 
     return float(np.mean([label == NAMES[digit] for label, digit in zip(labels, digits[rows], strict=True)]))
 
 
-def _resize(image: Floats, size: tuple[int, int]) -> Floats:
+def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return an image (H, W, 3) uint8 at another size, as an app would do it."""
     from PIL import Image
 

@@ -108,7 +108,12 @@ def _bytes_of(backbone: Backbone) -> bytes:
 
 
 def _check(model: bytes, head: Head, backbone: Backbone | None, path: Path) -> None:
-    """Refuse a model whose answers are not the learner's, one sample at a time and in a batch."""
+    """Refuse a model whose answers are not the learner's, one sample at a time and in a batch.
+
+    Raises:
+        ExportError: they are not.
+        MissingPackageError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:

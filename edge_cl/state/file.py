@@ -88,7 +88,7 @@ class StateFile:
 
         Raises:
             StateError: it is missing, empty, no state, of a newer format, or damaged.
-        """
+        """  # noqa: DOC501
         _check_header(path)
         is_writable = os.access(path, os.W_OK) and bool(os.stat(path).st_mode & 0o222)
         has_log = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
@@ -122,7 +122,11 @@ class StateFile:
 
     @property
     def settings(self) -> Settings:
-        """What `create` fixed."""
+        """What `create` fixed.
+
+        Raises:
+            StateError: it cannot be read.
+        """
         values = dict(self._all("SELECT key, value FROM settings"))
         try:
             return Settings(
@@ -141,7 +145,11 @@ class StateFile:
         return int(self._one("SELECT coalesce(max(version), 0) FROM versions")[0])
 
     def versions(self) -> tuple[Version, ...]:
-        """Return every committed update, the oldest first."""
+        """Return every committed update, the oldest first.
+
+        Raises:
+            StateError: it cannot be read.
+        """
         rows = self._all("SELECT version, parent, entry FROM versions ORDER BY version")
         try:
             return tuple(Version.from_row(*row) for row in rows)
@@ -199,7 +207,7 @@ class StateFile:
             StateReadOnlyError: the file was opened read-only or may not be written.
             StateBusyError: another process holds the right for longer than 10 seconds.
             StateError: the disk is full or broken; nothing was changed.
-        """
+        """  # noqa: DOC501
         if self.is_read_only:
             raise StateReadOnlyError(f"{self.name}: read-only; type: chmod u+w {self.name}")
         try:
@@ -220,7 +228,7 @@ class StateFile:
         n_old = len(before.head.classes) if before else 0
         for row, name in enumerate(after.head.classes[n_old:], start=n_old):
             execute("INSERT INTO classes VALUES (?, ?)", (row, name))
-        arrays = {
+        arrays: dict[str, Floats | Ints] = {
             "weights": after.head.weights,
             "bias": after.head.bias,
             "counts": after.statistics.counts,
@@ -294,7 +302,12 @@ def _set_durable(connection: sqlite3.Connection) -> None:
 
 
 def _check_header(path: str) -> None:
-    """Refuse what is not even an SQLite database, before SQLite creates a journal beside it."""
+    """Refuse what is not even an SQLite database, before SQLite creates a journal beside it.
+
+    Raises:
+        StateMissingError: there is no file.
+        StateError: it is none.
+    """
     try:
         with open(path, "rb") as file:
             header = file.read(16)

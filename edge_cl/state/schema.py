@@ -1,15 +1,17 @@
 """What stands in a state file.
 
-An SQLite database in WAL mode, `application_id` 0x45434C31 ("ECL1"), `user_version` the format's, now 1. Numbers in blobs are
-little-endian, rows one after another.
+An SQLite database in WAL mode, `application_id` 0x45434C31 ("ECL1"), `user_version` the format's, now 1. Numbers in
+blobs are little-endian, rows one after another.
 
 | table    | column   | type    | meaning |
 |----------|----------|---------|---------|
-| settings | key      | text    | `backbone` (JSON or empty: samples are features), `recipe`, `replay_bytes`, `seed`, `device` |
-|          | value    | text    | |
+| settings | key      | text    | `backbone`, `recipe`, `replay_bytes`, `seed`, `device` |
+|          | value    | text    | of `backbone`: JSON, or empty where samples are features |
 | classes  | row      | integer | row of the head, from 0 |
 |          | name     | text    | |
-| arrays   | name     | text    | `weights` (K, D) f4, `bias` (K,) f4, `counts` (K,) i8, `means` (K, D) f4, `scatter` f4: the lower triangle of (D, D) row by row or empty, `fisher` (K or 0, D + 1) f4 |
+| arrays   | name     | text    | `weights` (K, D) f4, `bias` (K,) f4, `counts` (K,) i8, `means` (K, D) f4, |
+|          |          |         | `scatter` f4: the lower triangle of (D, D) row by row, or empty, |
+|          |          |         | `fisher` (K, D + 1) or (0, D + 1) f4 |
 |          | dtype    | text    | `<f4` or `<i8` |
 |          | shape    | text    | JSON list |
 |          | data     | blob    | |
@@ -122,7 +124,8 @@ def decode_array(dtype: str, shape: str, data: bytes) -> Floats | Ints:
     is_shape = isinstance(sides, list) and all(isinstance(side, int) and side >= 0 for side in sides)
     if dtype not in DTYPES or not is_shape or math.prod(sides) * int(dtype[2]) != len(data):
         raise StateError(f"an array of {len(data)} bytes does not have dtype {dtype} and shape {shape}")
-    return np.frombuffer(data, dtype).reshape(sides).astype(dtype[1:])
+    array: Floats | Ints = np.frombuffer(data, dtype).reshape(sides).astype(dtype[1:])
+    return array
 
 
 def pack_triangle(matrix: Floats | None) -> Floats:
@@ -142,6 +145,6 @@ def unpack_triangle(triangle: Floats, dim: int) -> Floats | None:
         raise StateError(f"scatter has {len(triangle)} values; {dim} features need {dim * (dim + 1) // 2}")
     lower = np.zeros((dim, dim), np.float32)
     lower[np.tri(dim, dtype=bool)] = triangle
-    full = lower + lower.T
+    full: Floats = lower + lower.T
     full[np.diag_indices(dim)] /= 2
     return full

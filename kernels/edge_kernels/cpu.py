@@ -33,7 +33,7 @@ def _fisher(features: Floats, probabilities: Floats, labels: Ints) -> Floats:
     return (total / max(len(x), 1)).astype(np.float32)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _expected_squares(p, labels):  # type: ignore[no-untyped-def]
     """Fill (n, K): p (1 - p) where the label is -1, else (p - y)^2."""
     squares = np.empty_like(p)

@@ -21,7 +21,8 @@ def softmax(logits: Floats) -> Floats:
         (N, K); each row sums to 1.
     """
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    probabilities: Floats = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def fisher_true(features: Floats, probabilities: Floats) -> Floats:
@@ -35,7 +36,8 @@ def fisher_true(features: Floats, probabilities: Floats) -> Floats:
         (K, D), in the shape of the weights.
     """
     p, x = probabilities.astype(np.float64), features.astype(np.float64)
-    return np.einsum("nk,nd->kd", p * (1 - p), x**2) / len(x)  # Martens 2020, sec. 9.2: no label is sampled
+    fisher: Floats = np.einsum("nk,nd->kd", p * (1 - p), x**2) / len(x)  # Martens 2020, sec. 9.2: no label is sampled
+    return fisher
 
 
 def fisher_empirical(features: Floats, probabilities: Floats, labels: Ints) -> Floats:
@@ -51,4 +53,5 @@ def fisher_empirical(features: Floats, probabilities: Floats, labels: Ints) -> F
     """
     p, x = probabilities.astype(np.float64), features.astype(np.float64)
     delta = p - np.eye(p.shape[1])[labels]
-    return np.einsum("nk,nd->kd", delta**2, x**2) / len(x)  # Kunstner 2019, eq. 3
+    fisher: Floats = np.einsum("nk,nd->kd", delta**2, x**2) / len(x)  # Kunstner 2019, eq. 3
+    return fisher
