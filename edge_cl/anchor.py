@@ -75,10 +75,10 @@ class Whitened:
         moved = z + (push * np.einsum("nd,nd->n", own, z))[:, None] * own
         return moved.astype(np.float32), logits.astype(np.float32)
 
-    def head(self, classes: Sequence[str], temperature: float, shift: Floats) -> Head:
-        """Return the head in feature space: the LDA head by `temperature`, moved by `shift` (K, D) in this space."""
-        rows = temperature * self.means + shift
-        bias = -0.5 * temperature * np.square(self.means, dtype=np.float64).sum(axis=1)
+    def head(self, classes: Sequence[str], factor: float, shift: Floats) -> Head:
+        """Return the head in feature space: the LDA head times `factor`, moved by `shift` (K, D + 1) in this space."""
+        rows = factor * self.means + shift[:, :-1]
+        bias = shift[:, -1] - 0.5 * factor * np.square(self.means, dtype=np.float64).sum(axis=1)
         weights = (rows @ self.whitener).astype(np.float32)
         bias -= weights.astype(np.float64) @ self.centre
         return Head(tuple(classes), weights, bias.astype(np.float32))

@@ -316,13 +316,7 @@ class Learner:
         if extraction.skipped and strict:
             first = extraction.skipped[0]
             raise InputError(f"{first.path}: {first.reason}")
-        probabilities = head.predict(extraction.features)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        ranked = tuple(
-            tuple((head.classes[k], float(p[k])) for k in row) for row, p in zip(order, probabilities, strict=True)
-        )
-        labels = tuple(row[0][0] for row in ranked)
-        return Predictions(labels, probabilities, head.classes, ranked, extraction.rows, extraction.skipped)
+        return Predictions.rank(head, extraction, top)
 
     def evaluate(self, samples: Samples, labels: Sequence[Any], *, on_progress: Progress = int) -> Evaluation:
         """Return how many of the samples are given their own names; images that cannot be read are left out.
@@ -341,17 +335,7 @@ class Learner:
         seconds = time.perf_counter() - start
         if not predictions.labels:
             raise InputError(f"samples: expected at least one that can be read; found none of {len(samples)}")
-        answers = np.array([names[row] for row in predictions.rows])
-        hits = answers == np.array(predictions.labels)
-        per_class = {str(name): float(hits[answers == name].mean()) for name in dict.fromkeys(answers.tolist())}
-        return Evaluation(
-            float(hits.mean()),
-            float(np.mean(list(per_class.values()))),
-            per_class,
-            len(hits),
-            1000 * seconds / len(hits),
-            predictions.skipped,
-        )
+        return Evaluation.score([names[row] for row in predictions.rows], predictions, seconds)
 
     def export(self, path: str | os.PathLike[str], kind: str = "model") -> None:
         """Write the learnt classifier as ONNX, after it agreed with this learner in onnxruntime.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from edge_kernels.reference import Floats, Ints
 
-from edge_cl.backbones import Skipped
+from edge_cl.backbones import Extraction, Skipped
+from edge_cl.head import Head
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,17 @@ class Predictions:
     rows: Ints
     skipped: tuple[Skipped, ...]
 
+    @classmethod
+    def rank(cls, head: Head, extraction: Extraction, top: int) -> Predictions:
+        """Return a head's answers to extracted samples, the `top` best of each named; a tie goes to the lower row."""
+        probabilities = head.predict(extraction.features)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        ranked = tuple(
+            tuple((head.classes[k], float(p[k])) for k in row) for row, p in zip(order, probabilities, strict=True)
+        )
+        labels = tuple(row[0][0] for row in ranked)
+        return cls(labels, probabilities, head.classes, ranked, extraction.rows, extraction.skipped)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -80,3 +94,12 @@ class Evaluation:
     n: int
     ms_per_sample: float
     skipped: tuple[Skipped, ...]
+
+    @classmethod
+    def score(cls, answers: Sequence[str], predictions: Predictions, seconds: float) -> Evaluation:
+        """Return how many of the predictions are the answers (N,), which took so many seconds in all."""
+        hits = np.array([answer == label for answer, label in zip(answers, predictions.labels, strict=True)])
+        names = np.array(answers)
+        per_class = {str(name): float(hits[names == name].mean()) for name in dict.fromkeys(answers)}
+        accuracy, class_mean = float(hits.mean()), float(np.mean(list(per_class.values())))
+        return cls(accuracy, class_mean, per_class, len(hits), 1000 * seconds / len(hits), predictions.skipped)

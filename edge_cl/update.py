@@ -20,7 +20,7 @@ from edge_cl.refine import Objective, cross_entropy, minimise
 from edge_cl.replay import Bools, is_held_out
 from edge_cl.statistics import Statistics
 
-PULLS = (1e4, 1e3, 1e2, 1e1, 1.0)  # EWC's lambda, tried from the firmest on while the held-out slice gains
+PULLS = (5e-2, 5e-3, 5e-4)  # EWC's lambda for each sample seen, tried from the firmest on
 RIDGE = 1e-3  # lambda of recipes that have no Fisher: just enough for a finite minimum on separable samples
 
 
@@ -132,42 +132,41 @@ def _learn_from_statistics(grown: Head, statistics: Statistics, recipe: Recipe, 
     else:
         factor = nearest_factor(space.means)
     unseen = (factor * unseen).astype(np.float32)
-    shift = np.zeros_like(space.means)
+    shift = np.zeros((len(space.means), z.shape[1] + 1), np.float32)
     if recipe.trains and pool.held.sum() > 1 and not pool.held.all() and len(grown.classes) > 1:
         offsets = np.where(pool.held[:, None], unseen, (factor * space.logits(learnt)).astype(np.float32))
-        shift = _refine(statistics.counts, pool, z, offsets)
-        unseen[pool.held] += z[pool.held] @ shift.T
+        inputs = ewc.with_one(z)
+        shift = _refine(statistics.counts, pool, inputs, offsets)
+        unseen[pool.held] += inputs[pool.held] @ shift.T
     return space.head(grown.classes, factor, shift), unseen
 
 
-def _refine(counts: Ints, pool: _Pool, z: Floats, offsets: Floats) -> Floats:
-    """Return the shift (K, D) from the anchor whose pull the held-out slice likes best.
+def _refine(counts: Ints, pool: _Pool, inputs: Floats, offsets: Floats) -> Floats:
+    """Return the shift (K, D + 1) from the anchor whose pull the held-out slice likes best; zero if it likes none.
 
-    It has to gain more than one standard error over the anchor (Breiman 1984, sec. 3.4.3), else it is zero. The minimum
-    lies in the span of the training samples, so fewer samples than features are trained on in coordinates of that span.
+    Each pull has to gain two standard errors over the firmer one before it, the first over the anchor: what a few
+    samples gain by chance is not worth leaving the closed form for. The minimum lies in the span of the training samples,
+    so fewer samples than features are trained on in coordinates of that span.
     """
     train, held = ~pool.held, pool.held
     labels, answers = pool.labels[train], pool.labels[held]
     basis = None
-    if train.sum() < z.shape[1]:
-        gram = z[train] @ z[train].T
+    if train.sum() < inputs.shape[1]:
+        gram = inputs[train] @ inputs[train].T
         gram[np.diag_indices(len(gram))] += 1e-4 * np.trace(gram) / len(gram)
-        basis = inverse_cholesky(gram) @ z[train]
-        z = z @ basis.T
+        basis = inverse_cholesky(gram) @ inputs[train]
+        inputs = inputs @ basis.T
     stored = np.bincount(labels, minlength=len(counts))
     weights = (counts[labels] / stored[labels]).astype(np.float32)
-    anchored = cross_entropy(offsets[held], answers)
-    best = shift = np.zeros((len(counts), z.shape[1]), np.float32)
-    best_losses = anchored
-    for pull in PULLS:
-        shift = minimise(Objective(z[train], offsets[train], labels, weights, pull), shift)
-        losses = cross_entropy(offsets[held] + z[held] @ shift.T, answers)
-        if losses.mean() >= best_losses.mean():
+    best, best_losses = np.zeros((len(counts), inputs.shape[1]), np.float32), cross_entropy(offsets[held], answers)
+    for share in PULLS:
+        pull = share * float(weights.sum())
+        shift = minimise(Objective(inputs[train], offsets[train], labels, weights, pull), best)
+        losses = cross_entropy(offsets[held] + inputs[held] @ shift.T, answers)
+        gains = best_losses - losses
+        if gains.mean() < 2 * gains.std(ddof=1) / np.sqrt(len(gains)):
             break
         best, best_losses = shift, losses
-    gains = anchored - best_losses
-    if gains.mean() <= gains.std(ddof=1) / np.sqrt(len(gains)):
-        best = np.zeros_like(best)
     return best if basis is None else best @ basis
 
 

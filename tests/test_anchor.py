@@ -1,0 +1,114 @@
+"""The closed-form head against plain linear algebra in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_cl.anchor import calibrate, inverse_cholesky, nearest_factor, oracle_shrinkage, whiten
+from edge_cl.refine import cross_entropy
+from edge_cl.statistics import Statistics
+
+
+def learnt(n_classes: int, n_samples: int, dim: int, seed: int = 0) -> tuple[Statistics, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(n_classes), n_samples)
+    x = (rng.normal(size=(n_classes, dim))[y] * 2 + rng.normal(size=(len(y), dim))).astype(np.float32)
+    return Statistics.empty(dim, has_scatter=True).learn(x, y, n_classes), x, y
+
+
+@pytest.mark.parametrize("dim", [1, 2, 127, 128, 129, 300, 513])
+def test_inverse_cholesky_inverts_the_factor(dim: int) -> None:
+    root = np.random.default_rng(dim).normal(size=(dim, dim + 5))
+    matrix = (root @ root.T / dim + np.eye(dim)).astype(np.float32)
+    inverse = inverse_cholesky(matrix)
+    assert np.array_equal(inverse, np.tril(inverse))
+    np.testing.assert_allclose(inverse.T @ inverse @ matrix, np.eye(dim), atol=2e-3)  # float32, condition about 100
+
+
+@pytest.mark.parametrize(("n_samples", "dim"), [(20, 6), (4, 40)])
+def test_head_gives_the_lda_logits(n_samples: int, dim: int) -> None:
+    statistics, x, _ = learnt(5, n_samples, dim)
+    space = whiten(statistics)
+    precision = (space.whitener.T @ space.whitener).astype(np.float64)
+    head = space.head([f"c{k}" for k in range(5)], 0.5, np.zeros((5, dim + 1), np.float32))
+    means = statistics.means.astype(np.float64)
+    want = 0.5 * (x @ precision @ means.T - 0.5 * np.einsum("kd,de,ke->k", means, precision, means))
+    got = head.logits(x)
+    want, got = want - want[:, :1], got - got[:, :1]  # the same up to one number a sample, which softmax does not see
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(("n_samples", "dim"), [(20, 6), (3, 40)])
+def test_leaving_one_out_is_learning_without_it(n_samples: int, dim: int) -> None:
+    statistics, x, y = learnt(4, n_samples, dim)
+    space = whiten(statistics)
+    z, logits = space.leave_one_out(space.transform(x), y)
+    covariance = np.linalg.inv((space.whitener.T @ space.whitener).astype(np.float64))
+    for n in (0, 1, len(y) - 1):
+        count = statistics.counts[y[n]]
+        own = (x[n] - statistics.means[y[n]]).astype(np.float64)
+        without = covariance - count / (count - 1) / space.degrees * np.outer(own, own)
+        means = statistics.means.astype(np.float64)
+        means[y[n]] -= own / (count - 1)
+        gaps = x[n] - means
+        want = -0.5 * np.einsum("kd,de,ke->k", gaps, np.linalg.inv(without), gaps)
+        np.testing.assert_allclose(logits[n], want, rtol=2e-3, atol=1e-3)
+        seen = x[n] - space.centre
+        np.testing.assert_allclose((z[n] ** 2).sum(), seen @ np.linalg.inv(without) @ seen, rtol=2e-3)
+
+
+def test_leave_one_out_accuracy_is_that_of_unseen_samples() -> None:
+    statistics, x, y = learnt(10, 8, 60)
+    space = whiten(statistics)
+    unseen = space.leave_one_out(space.transform(x), y)[1].argmax(axis=1) == y
+    seen = space.logits(space.transform(x)).argmax(axis=1) == y
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(10, 60)) * 2  # the same draw as in `learnt`
+    fresh = np.arange(4000) % 10
+    test = (centres[fresh] + np.random.default_rng(9).normal(size=(4000, 60))).astype(np.float32)
+    truth = (space.logits(space.transform(test)).argmax(axis=1) == fresh).mean()
+    assert seen.mean() >= truth
+    assert abs(unseen.mean() - truth) < 0.06  # 80 samples: one standard error is at most 0.056
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 100))
+def test_calibration_minimises_the_cross_entropy(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 4, 200)
+    logits = ((np.eye(4)[y] + rng.normal(size=(200, 4))) * scale).astype(np.float32)
+    factor = calibrate(logits, y)
+    best = cross_entropy(factor * logits, y).mean()
+    assert all(best <= cross_entropy(factor * step * logits, y).mean() + 1e-6 for step in (0.8, 0.95, 1.05, 1.25))
+
+
+def test_nearest_factor_makes_a_mean_fairly_sure_of_itself() -> None:
+    means = np.eye(6, dtype=np.float32) * 30
+    logits = nearest_factor(means) * (means @ means.T - 0.5 * (means**2).sum(axis=1))
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert (np.diag(p / p.sum(axis=1, keepdims=True)) > 0.85).all()
+
+
+def test_shrinkage_falls_from_all_to_nearly_none_as_samples_come() -> None:
+    rng = np.random.default_rng(0)
+    scales = np.linspace(0.1, 3, 30)
+
+    def shrinkage(n_samples: int) -> float:
+        x = rng.normal(size=(n_samples, 30)) * scales
+        return oracle_shrinkage((x.T @ x / n_samples).astype(np.float32), n_samples)
+
+    values = [shrinkage(n) for n in (2, 20, 200, 20_000)]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < 0.01
+    assert oracle_shrinkage(np.eye(30, dtype=np.float32), 10) == 1.0
+
+
+@pytest.mark.parametrize("x", [np.zeros((1, 4)), np.ones((3, 4)), np.eye(4)[:1] * 1e6])
+def test_one_class_and_constant_features_have_a_space(x: np.ndarray) -> None:
+    statistics = Statistics.empty(4, has_scatter=True).learn(x.astype(np.float32), np.zeros(len(x), int), 1)
+    space = whiten(statistics)
+    assert np.isfinite(space.whitener).all()
+    assert np.isfinite(space.head(["a"], 1.0, np.zeros((1, 5), np.float32)).logits(x.astype(np.float32))).all()
