@@ -24,14 +24,15 @@ class Whitened:
         whitener: (D, D) lower triangular L^-1, where L L^T is the shrunk covariance within the classes.
         means: (K, D) class means in this space.
         counts: (K,) samples behind each mean.
-        degrees: samples behind the covariance, after shrinkage; what one sample weighs in it is 1 / degrees.
+        weight: of one degree of freedom in the covariance; None where it is made of the means too, so that no sample
+            can be taken out of it.
     """
 
     centre: Floats
     whitener: Floats
     means: Floats
     counts: Ints
-    degrees: float
+    weight: float | None
 
     def transform(self, features: Floats) -> Floats:
         """Return z (N, D) for features (N, D)."""
@@ -52,7 +53,7 @@ class Whitened:
         only one of its class keeps its own mean.
 
         Args:
-            z: (N, D) samples that the statistics hold.
+            z: (N, D) samples that the statistics hold; `weight` must not be None.
             labels: (N,) their classes.
 
         Returns:
@@ -67,7 +68,8 @@ class Whitened:
         along = np.einsum("nd,nd->n", own, z)[:, None] - own @ self.means.T
         distances[rows, labels] *= stretch**2
         along[rows, labels] *= stretch
-        share = stretch / self.degrees
+        assert self.weight is not None
+        share = stretch * np.float32(self.weight)
         inflate = share / np.maximum(1 - share * np.square(own).sum(axis=1), 1e-3)
         logits = -0.5 * (distances + inflate[:, None] * np.square(along))
         length = np.square(own).sum(axis=1)
@@ -87,23 +89,27 @@ class Whitened:
 def whiten(statistics: Statistics) -> Whitened:
     """Return the whitened space of the statistics.
 
-    The scatter of the class means joins as one pseudo-sample: nothing beside 10^2 samples, and all there is with one
-    sample of each class. What is left is shrunk towards a multiple of the identity.
+    The covariance is the one within the classes, shrunk towards a multiple of the identity. While it has fewer degrees of
+    freedom than the class means have, with one sample of each class none at all, the scatter of the means joins it.
     """
     assert statistics.scatter is not None
     n_classes, dim = statistics.means.shape
-    n_samples = int(statistics.counts.sum())
+    degrees = int(statistics.counts.sum()) - n_classes
     centre = statistics.means.mean(axis=0)
     between = statistics.means - centre
-    covariance = statistics.scatter + (between.T @ between) / max(n_classes - 1, 1)
-    covariance /= n_samples - n_classes + 1
-    shrinkage = oracle_shrinkage(covariance, max(n_samples - 1, 1))
+    covariance = statistics.scatter
+    has_within = degrees > 0 and degrees >= n_classes - 1
+    if not has_within:
+        covariance = covariance + between.T @ between
+        degrees += n_classes - 1
+    covariance = covariance / max(degrees, 1)
+    shrinkage = oracle_shrinkage(covariance, max(degrees, 1))
     scale = float(np.trace(covariance)) / dim or 1.0
     covariance *= 1 - shrinkage
     covariance[np.diag_indices(dim)] += shrinkage * scale
     whitener = inverse_cholesky(covariance)
-    degrees = (n_samples - n_classes + 1) / max(1 - shrinkage, 1e-6)
-    return Whitened(centre, whitener, between @ whitener.T, statistics.counts, degrees)
+    weight = (1 - shrinkage) / degrees if has_within else None
+    return Whitened(centre, whitener, between @ whitener.T, statistics.counts, weight)
 
 
 def oracle_shrinkage(covariance: Floats, n_samples: int) -> float:

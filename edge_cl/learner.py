@@ -41,7 +41,11 @@ class Learner:
     def __init__(self, state: StateFile, backbone: Backbone | None, backbone_spec: str | None = None) -> None:
         self._state = state
         self._settings = state.settings
-        self._info = BackboneInfo.from_json(self._settings.backbone) if self._settings.backbone else None
+        try:
+            self._recipe = get_recipe(self._settings.recipe)
+            self._info = BackboneInfo.from_json(self._settings.backbone) if self._settings.backbone else None
+        except InputError as error:
+            raise StateError(f"{state.name}: damaged: {error}") from None
         self._backbone = backbone
         self._backbone_spec = backbone_spec
         self._head: Head | None = None
@@ -151,7 +155,7 @@ class Learner:
     @property
     def recipe(self) -> str:
         """Name of the recipe."""
-        return self._settings.recipe
+        return self._recipe.name
 
     @property
     def head(self) -> Head:
@@ -373,15 +377,14 @@ class Learner:
         return self._memory
 
     def _propose(self, memory: Memory | None, features: Floats, names: list[str]) -> Proposal:
-        recipe = get_recipe(self._settings.recipe)
         if memory is None:
             memory = Memory.empty(
                 features.shape[1],
-                has_scatter=recipe.anchor == "statistics",
+                has_scatter=self._recipe.anchor == "statistics",
                 replay_bytes=self._settings.replay_bytes,
                 seed=self._settings.seed,
             )
-        return propose(memory, recipe, features, names)
+        return propose(memory, self._recipe, features, names)
 
     def _extract(self, samples: Samples, on_progress: Progress) -> Extraction:
         """Return the features of samples of any of the three kinds."""

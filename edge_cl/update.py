@@ -81,8 +81,7 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str]) 
     taken = np.isin(np.arange(len(labels)), origins - n_stored)
     pool = _gather(memory, features, labels, taken & is_held_out(sequence))
     if recipe.anchor == "statistics":
-        head, unseen = _learn_from_statistics(head, statistics, recipe, pool)
-        honest = statistics.counts[pool.labels] > 1
+        head, unseen, honest = _learn_from_statistics(head, statistics, recipe, pool)
     else:
         head = _learn_from_head(head, memory.fisher, recipe, pool)
         unseen, honest = head.logits(pool.features), pool.held
@@ -118,27 +117,28 @@ def _gather(memory: Memory, features: Floats, labels: Ints, held: Bools) -> _Poo
     )
 
 
-def _learn_from_statistics(grown: Head, statistics: Statistics, recipe: Recipe, pool: _Pool) -> tuple[Head, Floats]:
-    """Return the anchored head, and its logits (N, K) of the pool's samples as if they had never been learnt.
+def _learn_from_statistics(grown: Head, statistics: Statistics, recipe: Recipe, pool: _Pool) -> tuple[Head, Floats, Bools]:
+    """Return the anchored head, its logits (N, K) of the pool's samples as if unseen, and (N,) where they are that.
 
     What the refinement trained on is asked with the anchor alone; the slice that decides on the refinement, with both.
     """
     space = whiten(statistics)
     learnt = space.transform(pool.features)
-    z, unseen = space.leave_one_out(learnt, pool.labels)
-    has_others = statistics.counts[pool.labels] > 1
-    if has_others.any() and len(grown.classes) > 1:
-        factor = calibrate(unseen[has_others], pool.labels[has_others])
-    else:
+    alone = statistics.counts[pool.labels] < 2
+    if space.weight is None or alone.all() or len(grown.classes) < 2:
         factor = nearest_factor(space.means)
+        head = space.head(grown.classes, factor, np.zeros((len(space.means), learnt.shape[1] + 1), np.float32))
+        return head, factor * space.logits(learnt), np.zeros(len(alone), bool)
+    z, unseen = space.leave_one_out(learnt, pool.labels)
+    factor = calibrate(unseen[~alone], pool.labels[~alone])
     unseen = (factor * unseen).astype(np.float32)
     shift = np.zeros((len(space.means), z.shape[1] + 1), np.float32)
-    if recipe.trains and pool.held.sum() > 1 and not pool.held.all() and len(grown.classes) > 1:
+    if recipe.trains and pool.held.sum() > 1 and not pool.held.all():
         offsets = np.where(pool.held[:, None], unseen, (factor * space.logits(learnt)).astype(np.float32))
         inputs = ewc.with_one(z)
         shift = _refine(statistics.counts, pool, inputs, offsets)
         unseen[pool.held] += inputs[pool.held] @ shift.T
-    return space.head(grown.classes, factor, shift), unseen
+    return space.head(grown.classes, factor, shift), unseen, ~alone
 
 
 def _refine(counts: Ints, pool: _Pool, inputs: Floats, offsets: Floats) -> Floats:

@@ -50,7 +50,7 @@ def test_leaving_one_out_is_learning_without_it(n_samples: int, dim: int) -> Non
     for n in (0, 1, len(y) - 1):
         count = statistics.counts[y[n]]
         own = (x[n] - statistics.means[y[n]]).astype(np.float64)
-        without = covariance - count / (count - 1) / space.degrees * np.outer(own, own)
+        without = covariance - count / (count - 1) * space.weight * np.outer(own, own)
         means = statistics.means.astype(np.float64)
         means[y[n]] -= own / (count - 1)
         gaps = x[n] - means
@@ -72,6 +72,23 @@ def test_leave_one_out_accuracy_is_that_of_unseen_samples() -> None:
     truth = (space.logits(space.transform(test)).argmax(axis=1) == fresh).mean()
     assert seen.mean() >= truth
     assert abs(unseen.mean() - truth) < 0.06  # 80 samples: one standard error is at most 0.056
+
+
+@pytest.mark.parametrize(("n_classes", "n_samples", "dim"), [(2, 6, 256), (2, 2, 8), (3, 4, 500), (30, 2, 64)])
+def test_samples_that_are_easy_stay_easy_when_left_out(n_classes: int, n_samples: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(n_classes), n_samples)
+    x = (rng.normal(size=(n_classes, dim))[y] * 5 + rng.normal(size=(len(y), dim)) * 0.5).astype(np.float32)
+    space = whiten(Statistics.empty(dim, has_scatter=True).learn(x, y, n_classes))
+    assert (space.leave_one_out(space.transform(x), y)[1].argmax(axis=1) == y).all()
+
+
+def test_one_sample_of_each_class_is_told_apart_by_the_scatter_of_the_means() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(20, 40)) * np.linspace(0.1, 4, 40)).astype(np.float32)
+    space = whiten(Statistics.empty(40, has_scatter=True).learn(x, np.arange(20), 20))
+    assert space.weight is None
+    assert (space.logits(space.transform(x)).argmax(axis=1) == np.arange(20)).all()
 
 
 @settings(max_examples=30, deadline=None)

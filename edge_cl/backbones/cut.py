@@ -196,8 +196,9 @@ def _rebuild(
     nodes.reverse()
     weights = [w for w in graph.initializer if w.name in needed]
     graph_input = next(value for value in graph.input if value.name not in {w.name for w in graph.initializer})
-    rename = {name: f"backbone/{name}" for name in RESERVED}
-    rename[graph_input.name] = "backbone/channels_last" if is_channels_last else PIXELS
+    taken = needed.union(*(node.output for node in nodes))
+    rename = {name: _unused(f"backbone/{name}", taken) for name in RESERVED}
+    rename[graph_input.name] = _unused("backbone/channels_last", taken) if is_channels_last else PIXELS
     _rename(nodes, rename)
     for weight in weights:
         weight.name = rename.get(weight.name, weight.name)
@@ -205,8 +206,9 @@ def _rebuild(
         nodes.insert(0, helper.make_node("Transpose", [PIXELS], [rename[graph_input.name]], perm=[0, 2, 3, 1]))
     last = rename.get(tensor, tensor)
     if len(shape) == 4 and shape[2:] != (1, 1):
-        nodes.append(helper.make_node("GlobalAveragePool", [last], ["backbone/pooled"]))
-        last, shape = "backbone/pooled", (*shape[:2], 1, 1)
+        pooled = _unused("backbone/pooled", taken)
+        nodes.append(helper.make_node("GlobalAveragePool", [last], [pooled]))
+        last, shape = pooled, (*shape[:2], 1, 1)
     nodes.append(helper.make_node("Flatten", [last], [FEATURES], name=FEATURES))
     size: tuple[int, int] | None = _graph_size(graph_input, is_channels_last)
     sides: list[Any] = [*size] if size else ["H", "W"]
@@ -222,6 +224,11 @@ def _rebuild(
     helper.set_model_props(built, dict(metadata))
     data: bytes = built.SerializeToString()
     return data
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Return the name, with underscores if a tensor has it already: an export may be a backbone again."""
+    return _unused(f"{name}_", taken) if name in taken else name
 
 
 def _opset(model: onnx.ModelProto) -> int:

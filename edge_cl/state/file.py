@@ -183,7 +183,10 @@ class StateFile:
         n_classes, own = head.weights.shape
         if dim not in (0, own):
             raise StateError(f"{self.name}: damaged: its head has {own} features, its backbone {dim}")
-        scatter = unpack_triangle(self._array("scatter", (-1,)), own)
+        triangle = self._array("scatter", (-1,))
+        if len(triangle) not in (0, own * (own + 1) // 2):
+            raise StateError(f"{self.name}: damaged: scatter has {len(triangle)} values for {own} features")
+        scatter = unpack_triangle(triangle, own)
         statistics = Statistics(self._array("counts", (n_classes,)), self._array("means", (n_classes, own)), scatter)
         return Memory(head, statistics, self._array("fisher", (-1, own + 1)), self._read_replay(own, n_classes))
 

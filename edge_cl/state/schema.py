@@ -134,15 +134,9 @@ def pack_triangle(matrix: Floats | None) -> Floats:
 
 
 def unpack_triangle(triangle: Floats, dim: int) -> Floats | None:
-    """Return what `pack_triangle` took.
-
-    Raises:
-        StateError: the length fits no (D, D).
-    """
+    """Return what `pack_triangle` took of a (dim, dim)."""
     if not len(triangle):
         return None
-    if len(triangle) != dim * (dim + 1) // 2:
-        raise StateError(f"scatter has {len(triangle)} values; {dim} features need {dim * (dim + 1) // 2}")
     lower = np.zeros((dim, dim), np.float32)
     lower[np.tri(dim, dtype=bool)] = triangle
     full: Floats = lower + lower.T

@@ -1,0 +1,234 @@
+"""The state file: what it refuses, and that a learn is one transaction."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_cl import Learner
+from edge_cl.errors import StateBusyError, StateError, StateMissingError, StateReadOnlyError
+from edge_cl.state import file as state_file
+from edge_cl.state.schema import decode_array, encode_array, pack_triangle, unpack_triangle
+
+from .conftest import clusters
+
+DIM = 16
+
+
+def taught(path: Path, n_classes: int = 3) -> Path:
+    with Learner.create(path, replay_bytes=3000) as learner:
+        learner.learn(*clusters(n_classes, 8, DIM))
+    return path
+
+
+def damage(path: Path, statement: str, *values: object) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
+def test_golden_file_has_the_documented_marks(tmp_path: Path) -> None:
+    data = taught(tmp_path / "a.ecl").read_bytes()
+    assert data[:16] == b"SQLite format 3\0"
+    assert data[18:20] == b"\x02\x02"  # write-ahead log
+    assert data[60:64] == (1).to_bytes(4, "big")  # user_version: the format
+    assert data[68:72] == b"ECL1"  # application_id
+
+
+def test_one_file_once_closed(tmp_path: Path) -> None:
+    taught(tmp_path / "a.ecl")
+    assert os.listdir(tmp_path) == ["a.ecl"]
+    with Learner.open(tmp_path / "a.ecl", read_only=True) as learner:
+        learner.predict(clusters(1, 2, DIM)[0])
+    assert os.listdir(tmp_path) == ["a.ecl"]
+
+
+def test_arrays_come_back_bit_for_bit() -> None:
+    rng = np.random.default_rng(0)
+    for array in (rng.normal(size=(3, 4)).astype(np.float32), np.arange(5), np.zeros((0, 7), np.float32)):
+        name, dtype, shape, data = encode_array("x", array)
+        found = decode_array(dtype, shape, data)
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+    half = rng.normal(size=(9, 9)).astype(np.float32)
+    full = half + half.T
+    np.testing.assert_array_equal(unpack_triangle(pack_triangle(full), 9), full)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "data"),
+    [("<f4", "[2]", b"\0" * 4), ("<f4", "[-1]", b""), ("|O", "[1]", b"\0" * 8), ("<f4", '{"a": 1}', b""), ("<f4", "[1e9]", b"")],
+)
+def test_arrays_that_do_not_add_up_are_refused(dtype: str, shape: str, data: bytes) -> None:
+    with pytest.raises(StateError):
+        decode_array(dtype, shape, data)
+
+
+def test_a_missing_empty_foreign_or_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(StateMissingError, match="no such state file; type: edge-cl new"):
+        Learner.open(tmp_path / "gone.ecl")
+    (tmp_path / "empty.ecl").write_bytes(b"")
+    (tmp_path / "text.ecl").write_bytes(b"hello, this is no database at all")
+    (tmp_path / "folder.ecl").mkdir()
+    sqlite3.connect(tmp_path / "other.ecl").execute("CREATE TABLE t (x)").connection.close()
+    taught(tmp_path / "newer.ecl")
+    damage(tmp_path / "newer.ecl", "PRAGMA user_version = 99")
+    wanted = {
+        "empty.ecl": "empty file",
+        "text.ecl": "begins with",
+        "folder.ecl": "cannot be read",
+        "other.ecl": "something else",
+        "newer.ecl": "format is 99, this edge_cl reads 1",
+    }
+    before = {name: (tmp_path / name).read_bytes() for name in wanted if name != "folder.ecl"}
+    for name, words in wanted.items():
+        for read_only in (False, True):
+            with pytest.raises(StateError, match=words) as caught:
+                Learner.open(tmp_path / name, read_only=read_only)
+            assert name in str(caught.value)
+            assert "\n" not in str(caught.value)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert not list(tmp_path.glob("*-wal"))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM arrays WHERE name = 'weights'",
+        "UPDATE arrays SET data = zeroblob(3) WHERE name = 'weights'",
+        "UPDATE arrays SET shape = '[1, 1]', data = zeroblob(4) WHERE name = 'means'",
+        "UPDATE arrays SET shape = '[5]', data = zeroblob(20) WHERE name = 'scatter'",
+        "UPDATE arrays SET shape = '\"' WHERE name = 'bias'",
+        "INSERT INTO classes VALUES (7, 'ghost')",
+        "UPDATE replay SET record = zeroblob(5) WHERE slot = 0",
+        "UPDATE replay SET record = x'ffffffff' || substr(record, 5) WHERE slot = 0",
+        "DELETE FROM settings WHERE key = 'seed'",
+        "UPDATE settings SET value = 'many' WHERE key = 'replay_bytes'",
+        "UPDATE settings SET value = '{}' WHERE key = 'backbone'",
+        "UPDATE settings SET value = 'magic' WHERE key = 'recipe'",
+        "DROP TABLE versions",
+        "DROP TABLE arrays",
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, statement: str) -> None:
+    damage(taught(tmp_path / "a.ecl"), statement)
+    before = (tmp_path / "a.ecl").read_bytes()
+    with pytest.raises(ValueError, match=r"a\.ecl") as caught:  # noqa: SIM117 - both lines may raise
+        with Learner.open(tmp_path / "a.ecl") as learner:
+            learner.learn(*clusters(4, 5, DIM))
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "a.ecl").read_bytes() == before
+
+
+def test_creating_never_overwrites(tmp_path: Path) -> None:
+    before = taught(tmp_path / "a.ecl").read_bytes()
+    with pytest.raises(StateError, match="exists already"):
+        Learner.create(tmp_path / "a.ecl")
+    assert (tmp_path / "a.ecl").read_bytes() == before
+    with pytest.raises(StateError, match="cannot be created"):
+        Learner.create(tmp_path / "no" / "folder" / "a.ecl")
+
+
+def test_a_read_only_file_predicts_and_does_not_learn(tmp_path: Path) -> None:
+    path = taught(tmp_path / "a.ecl")
+    path.chmod(0o444)
+    before = path.read_bytes()
+    with Learner.open(path) as learner:
+        assert learner.predict(clusters(1, 1, DIM)[0]).labels == ("c0",)
+        with pytest.raises(StateReadOnlyError, match="chmod u"):
+            learner.learn(*clusters(1, 2, DIM))
+    with Learner.open(path, read_only=True) as learner, pytest.raises(StateReadOnlyError):
+        learner.learn(*clusters(1, 2, DIM))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.ecl"]
+
+
+def test_a_second_writer_is_told_and_readers_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = taught(tmp_path / "a.ecl")
+    monkeypatch.setattr(state_file, "BUSY_SECONDS", 0.1)
+    with Learner.open(path) as first, Learner.open(path) as second:
+        with first._state.writing():
+            with pytest.raises(StateBusyError, match="another process is writing"):
+                second.learn(*clusters(4, 5, DIM))
+            with Learner.open(path, read_only=True) as reader:
+                assert reader.predict(clusters(1, 1, DIM)[0]).labels == ("c0",)
+        assert second.learn(*clusters(4, 5, DIM)).version == 2
+
+
+def test_two_learners_take_turns_and_neither_loses_an_update(tmp_path: Path) -> None:
+    path = taught(tmp_path / "a.ecl")
+    x, names = clusters(6, 5, DIM)
+    with Learner.open(path) as first, Learner.open(path) as second:
+        first.learn(x[15:20], names[15:20])
+        assert "c3" in second.classes
+        second.learn(x[20:25], names[20:25])
+        first.learn(x[25:], names[25:])
+        assert first.version == second.version == 4
+        assert first.classes == second.classes == ("c0", "c1", "c2", "c3", "c4", "c5")
+
+
+def test_an_error_in_the_middle_of_a_transaction_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = taught(tmp_path / "a.ecl")
+    before = path.read_bytes()
+    real = state_file.StateFile.write
+
+    def write_and_stop(self: state_file.StateFile, *args: object) -> None:
+        real(self, *args)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(state_file.StateFile, "write", write_and_stop)
+    with Learner.open(path) as learner:
+        with pytest.raises(KeyboardInterrupt):
+            learner.learn(*clusters(5, 5, DIM))
+        assert learner.version == 1
+        assert learner.classes == ("c0", "c1", "c2")
+    assert path.read_bytes() == before
+
+
+LEARN_FOR_EVER = """
+import sys
+import numpy as np
+from edge_cl import Learner
+rng = np.random.default_rng(0)
+with Learner.open(sys.argv[1]) as learner:
+    print("ready", flush=True)
+    while True:
+        x = rng.normal(size=(20, 64)).astype(np.float32)
+        print(learner.learn(x, [f"n{k}" for k in rng.integers(0, 30, 20)], min_retention=0).version, flush=True)
+"""
+
+
+def test_a_killed_learner_leaves_the_version_before_or_after(tmp_path: Path) -> None:
+    path = tmp_path / "a.ecl"
+    Learner.create(path, replay_bytes=20_000).close()
+    for n_kills in range(8):
+        child = subprocess.Popen([sys.executable, "-c", LEARN_FOR_EVER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(0.02 + 0.03 * n_kills)
+        child.send_signal(signal.SIGKILL)
+        told = [int(line) for line in child.stdout.read().split()]
+        child.stdout.close()
+        child.wait()
+        with Learner.open(path) as learner:
+            last = told[-1] if told else 0
+            assert learner.version >= last
+            assert not told or learner.version <= last + 1
+            memory = learner._load()
+            assert (memory is None) == (learner.version == 0)
+            if memory is not None:
+                seen = sum(version.n_samples for version in learner.versions())
+                assert memory.statistics.counts.sum() == seen
+                assert memory.replay.records.nbytes <= 20_000
+                assert len(memory.head.bias) == len(learner.classes)
