@@ -89,34 +89,40 @@ class Whitened:
 def whiten(statistics: Statistics) -> Whitened:
     """Return the whitened space of the statistics.
 
-    The covariance is the one within the classes, shrunk towards a multiple of the identity. While it has fewer degrees of
-    freedom than the class means have, with one sample of each class none at all, the scatter of the means joins it.
+    The covariance is the one within the classes, shrunk towards a multiple of the identity. While it has fewer degrees
+    of freedom than the class means have, with one sample of each class none at all, the scatter of the means joins it.
     """
     assert statistics.scatter is not None
     n_classes, dim = statistics.means.shape
     degrees = int(statistics.counts.sum()) - n_classes
     centre = statistics.means.mean(axis=0)
     between = statistics.means - centre
-    covariance = statistics.scatter
+    scatter = statistics.scatter
     has_within = degrees > 0 and degrees >= n_classes - 1
     if not has_within:
-        covariance = covariance + between.T @ between
+        scatter = scatter + between.T @ between
         degrees += n_classes - 1
-    covariance = covariance / max(degrees, 1)
-    shrinkage = oracle_shrinkage(covariance, max(degrees, 1))
-    scale = float(np.trace(covariance)) / dim or 1.0
-    covariance *= 1 - shrinkage
+    degrees = max(degrees, 1)
+    shrinkage = oracle_shrinkage(scatter, degrees)
+    scale = float(np.trace(scatter)) / (dim * degrees) or 1.0
+    covariance = scatter * np.float32((1 - shrinkage) / degrees)
     covariance[np.diag_indices(dim)] += shrinkage * scale
     whitener = inverse_cholesky(covariance)
     weight = (1 - shrinkage) / degrees if has_within else None
     return Whitened(centre, whitener, between @ whitener.T, statistics.counts, weight)
 
 
-def oracle_shrinkage(covariance: Floats, n_samples: int) -> float:
-    """Return how far to shrink (D, D) towards a multiple of the identity, 0 to 1 (Chen 2010, OAS, eq. 23)."""
-    dim = len(covariance)
-    trace = float(np.trace(covariance, dtype=np.float64))
-    square = float(np.einsum("de,de->", covariance, covariance, dtype=np.float64))
+def oracle_shrinkage(scatter: Floats, n_samples: int) -> float:
+    """Return how far to shrink towards a multiple of the identity, 0 to 1 (Chen 2010, OAS, eq. 23).
+
+    Args:
+        scatter: (D, D) covariance, or any multiple of it.
+        n_samples: behind it.
+    """
+    dim = len(scatter)
+    unit = float(np.trace(scatter, dtype=np.float64)) / dim or 1.0
+    scaled = (scatter / np.float32(unit)).ravel()  # so that the squares of large features are still float32
+    trace, square = float(dim), float(np.dot(scaled, scaled))
     spread = (n_samples + 1 - 2 / dim) * (square - trace**2 / dim)
     if spread <= 0:
         return 1.0
@@ -142,21 +148,23 @@ def inverse_cholesky(matrix: Floats) -> Floats:
 
 
 def calibrate(logits: Floats, labels: Ints) -> float:
-    """Return the factor on the logits that minimises the cross-entropy (Guo 2017, sec. 4.2: 1 / T).
+    """Return the factor on the logits that minimises the cross-entropy (Guo 2017, sec. 4.2: 1 / T), at most 1.
 
-    The loss is convex in the factor, so its slope is bisected.
+    The labels are smoothed by 1 / (N + 1), since N right answers leave room for one wrong one (Laplace's rule of
+    succession); 1 is what Gaussian classes would give. The loss is convex in the factor, so its slope is bisected.
 
     Args:
-        logits: (N, K) of samples that the logits were not fitted to.
+        logits: (N, K) LDA logits of samples that they were not fitted to.
         labels: (N,) their classes.
     """
-    gap = (logits - logits[np.arange(len(logits)), labels][:, None]).astype(np.float64)
-    low, high = -12.0, 5.0  # of the logarithm
-    for _ in range(24):
+    smoothing = 1 / (len(labels) + 1)
+    gap = logits - logits[np.arange(len(logits)), labels][:, None]
+    low, high = np.float32(-14), np.float32(0)  # of the logarithm
+    for _ in range(16):
         middle = (low + high) / 2
         scaled = np.exp(middle) * gap
         weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        slope = ((weights * gap).sum(axis=1) / weights.sum(axis=1)).sum()
+        slope = ((weights * gap).sum(axis=1) / weights.sum(axis=1) - smoothing * gap.mean(axis=1)).sum()
         low, high = (low, middle) if slope > 0 else (middle, high)
     return float(np.exp((low + high) / 2))
 

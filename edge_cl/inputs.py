@@ -16,7 +16,24 @@ from edge_cl.errors import InputError
 Samples = Floats | NDArray[np.uint8] | Sequence[str | os.PathLike[str]]
 
 MAX_VALUE = 1e12  # its square, summed over 10^7 samples, is still a float32
+MAX_DIM = 16_384  # the second moment is then 1 GiB in memory, and half of it in the file
 MAX_LENGTH = 1000  # characters of a class name
+
+
+def sized(samples: Any) -> Any:
+    """Return the samples as they are, or a list of them where they cannot be counted.
+
+    Raises:
+        InputError: they are one path, or cannot be iterated over.
+    """
+    if isinstance(samples, str | bytes | os.PathLike):
+        raise InputError(f"samples: expected a list of paths; found one; pass [{os.fspath(samples)!r}]")
+    if hasattr(samples, "__len__") and getattr(samples, "shape", None) != ():
+        return samples
+    try:
+        return [*samples]
+    except TypeError:
+        raise InputError(f"samples: expected features, images or paths; found {type(samples).__name__}") from None
 
 
 def check_samples(samples: Any, dim: int, *, has_backbone: bool) -> Any:
@@ -30,11 +47,9 @@ def check_samples(samples: Any, dim: int, *, has_backbone: bool) -> Any:
     Raises:
         InputError: it is none of the three, or not of the right shape, type or range.
     """
-    if isinstance(samples, str | bytes | os.PathLike):
-        raise InputError(f"samples: expected a list of paths; found one; pass [{os.fspath(samples)!r}]")
+    samples = sized(samples)
     if not isinstance(samples, np.ndarray):
-        samples = list(samples)
-        if not samples:
+        if not len(samples):
             raise InputError("samples: expected at least one; found none")
         if all(isinstance(sample, str | os.PathLike) for sample in samples):
             if not has_backbone:
@@ -69,6 +84,10 @@ def check_features(samples: NDArray[Any], dim: int) -> Floats:
         raise InputError(f"samples: expected {wanted} of real numbers; found dtype {samples.dtype}")
     if samples.ndim != 2 or samples.shape[1] == 0 or (dim and samples.shape[1] != dim):
         raise InputError(f"samples: expected {wanted}; found shape {samples.shape}")
+    if samples.shape[1] > MAX_DIM:
+        raise InputError(
+            f"samples: expected at most {MAX_DIM} features; found {samples.shape[1]}; extract features first"
+        )
     with np.errstate(over="ignore"):
         features = np.ascontiguousarray(samples, dtype=np.float32)
     bad = np.flatnonzero(~(np.abs(features) <= MAX_VALUE).all(axis=1))
@@ -87,7 +106,7 @@ def clean_labels(labels: Sequence[Any], n_samples: int) -> list[str]:
     Raises:
         InputError: another length, or a name that cannot be one.
     """
-    if isinstance(labels, str | bytes):
+    if isinstance(labels, str | bytes) or not hasattr(labels, "__len__") or getattr(labels, "shape", None) == ():
         raise InputError(f"labels: expected a sequence of {n_samples} names; found one {type(labels).__name__}")
     if len(labels) != n_samples:
         raise InputError(f"labels: expected {n_samples}, one for each sample; found {len(labels)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -24,15 +25,13 @@ from edge_cl.backbones import (
 )
 from edge_cl.errors import InputError, StateError, StateReadOnlyError
 from edge_cl.head import Head
-from edge_cl.inputs import Samples, check_samples, clean_labels
+from edge_cl.inputs import Samples, check_samples, clean_labels, sized
 from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
 from edge_cl.reports import Evaluation, Predictions, UpdateReport
 from edge_cl.samples import LabelledSamples, read_folder
 from edge_cl.state import Settings, StateFile, Version
 from edge_cl.update import Proposal, propose
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 class Learner:
@@ -50,7 +49,7 @@ class Learner:
         self._backbone_spec = backbone_spec
         self._head: Head | None = None
         self._memory: Memory | None = None
-        self._change = -1
+        self._version, self._change = 0, -1
         self._refresh()
 
     @classmethod
@@ -83,16 +82,13 @@ class Learner:
             StateError: the path exists or cannot be written.
         """
         get_recipe(recipe)
-        if device not in DEVICES:
-            raise InputError(f"device: expected one of {', '.join(DEVICES)}; found {device!r}")
-        for name, value, low in (("replay_bytes", replay_bytes, 0), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 63:
-                raise InputError(f"{name}: expected a whole number of at least {low}; found {value!r}")
+        settings = Settings("", recipe, replay_bytes, seed, device).checked()
         if preprocessing and backbone is None:
             raise InputError("preprocessing: needs a backbone; pass backbone=... too")
         opened = open_backbone(os.fspath(backbone), preprocessing, device) if backbone is not None else None
-        description = opened.info.to_json() if opened else ""
-        state = StateFile.create(os.fspath(path), Settings(description, recipe, replay_bytes, seed, device))
+        if opened:
+            settings = replace(settings, backbone=opened.info.to_json())
+        state = StateFile.create(os.fspath(path), settings)
         return cls(state, opened)
 
     @classmethod
@@ -150,7 +146,8 @@ class Learner:
     @property
     def version(self) -> int:
         """Number of the last committed update; 0 before the first."""
-        return self._state.version
+        self._refresh()
+        return self._version
 
     @property
     def recipe(self) -> str:
@@ -200,10 +197,9 @@ class Learner:
     def replay_usage(self) -> dict[str, int]:
         """Return bytes, limit, samples and bytes_per_sample of the replay."""
         memory = self._load()
-        used = len(memory.replay.records) if memory else 0
-        size = memory.replay.records.dtype.itemsize if memory else 0
-        limit = self._settings.replay_bytes
-        return {"bytes": used * size, "limit": limit, "samples": used, "bytes_per_sample": size}
+        if memory is None:
+            return {"bytes": 0, "limit": self._settings.replay_bytes, "samples": 0, "bytes_per_sample": 0}
+        return memory.replay.usage()
 
     def learn(
         self,
@@ -219,7 +215,8 @@ class Learner:
         Args:
             samples: features (N, D), images (N, H, W, 3) uint8, or N paths of image files.
             labels: N class names.
-            min_retention: refuse the update if less of the accuracy on the old classes remains.
+            min_retention: refuse the update if less of the accuracy on the old classes remains, by more than the
+                standard error of what the replay can tell.
             strict: refuse the update if one image cannot be read, instead of leaving it out.
             on_progress: called with the number of samples that went through the backbone.
 
@@ -236,6 +233,7 @@ class Learner:
             raise InputError(f"min_retention: expected 0 to 1; found {min_retention!r}")
         if self._state.is_read_only:
             raise StateReadOnlyError(f"{self._state.name}: read-only; open it for writing, or chmod u+w it")
+        samples = sized(samples)
         names = clean_labels(labels, len(samples))
         extraction = self._extract(samples, on_progress)
         if extraction.skipped and strict:
@@ -245,41 +243,48 @@ class Learner:
             raise InputError(f"samples: expected at least one that can be read; found none of {len(samples)}")
         extracted = time.perf_counter()
         names = [names[row] for row in extraction.rows]
+        try:
+            return self._commit(extraction, names, min_retention, (start, extracted))
+        except BaseException:
+            self._change = -1  # an interrupt can come just after the commit: ask the file what holds
+            raise
+
+    def _commit(
+        self, extraction: Extraction, names: list[str], min_retention: float, times: tuple[float, float]
+    ) -> UpdateReport:
+        """Return the report of the update that was committed or refused, as one transaction."""
+        start, extracted = times
         with self._state.writing():
-            memory, version = self._load(), self._state.version
+            memory, version = self._load(), self._version
+            if memory is not None:  # another learner may have fixed D in the meantime
+                check_samples(extraction.features, memory.head.weights.shape[1], has_backbone=False)
             proposal = self._propose(memory, extraction.features, names)
             known = memory.head.classes if memory else ()
             new_classes = proposal.memory.head.classes[len(known) :]
-            committed = proposal.retention >= min_retention
+            committed = not proposal.forgets(min_retention)
             if committed:
                 version += 1
-                entry = Version(
-                    version,
-                    version - 1,
-                    datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                    self._settings.recipe,
-                    self._settings.seed,
-                    len(names),
-                    new_classes,
-                    proposal.accuracy_before,
-                    proposal.accuracy_after,
-                    proposal.retention,
-                    round(time.perf_counter() - extracted, 6),
-                )
-                self._state.write(memory, proposal.memory, entry)
+                self._state.write(memory, proposal.memory, self._entry(proposal, version, len(names), extracted))
         if committed:
-            self._memory, self._head = proposal.memory, proposal.memory.head
-        return UpdateReport(
-            committed,
+            self._memory, self._head, self._version = proposal.memory, proposal.memory.head, version
+        seconds = (time.perf_counter() - start, extracted - start)
+        accuracies = (proposal.accuracy_before, proposal.accuracy_after, proposal.retention)
+        return UpdateReport(committed, version, new_classes, len(names), *accuracies, *seconds, extraction.skipped)
+
+    def _entry(self, proposal: Proposal, version: int, n_samples: int, start: float) -> Version:
+        head, known = proposal.memory.head, self._head.classes if self._head else ()
+        return Version(
             version,
-            new_classes,
-            len(names),
+            version - 1,
+            datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            self._settings.recipe,
+            self._settings.seed,
+            n_samples,
+            head.classes[len(known) :],
             proposal.accuracy_before,
             proposal.accuracy_after,
             proposal.retention,
-            time.perf_counter() - start,
-            extracted - start,
-            extraction.skipped,
+            round(time.perf_counter() - start, 6),
         )
 
     def learn_folder(self, folder: str | os.PathLike[str], **options: Any) -> UpdateReport:
@@ -316,7 +321,7 @@ class Learner:
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top: expected a whole number of at least 1; found {top!r}")
         head = self.head
-        extraction = self._extract(samples, on_progress)
+        extraction = self._extract(sized(samples), on_progress)
         if extraction.skipped and strict:
             first = extraction.skipped[0]
             raise InputError(f"{first.path}: {first.reason}")
@@ -333,6 +338,7 @@ class Learner:
         Raises:
             InputError: an argument is wrong, or no sample can be read.
         """
+        samples = sized(samples)
         names = clean_labels(labels, len(samples))
         start = time.perf_counter()
         predictions = self.predict(samples, strict=False, on_progress=on_progress)
@@ -356,7 +362,8 @@ class Learner:
 
         if kind != "model":
             raise InputError(f"kind: expected 'model'; found {kind!r}")
-        export_model(Path(path), self.head, self.backbone, self.version)
+        head = self.head
+        export_model(Path(path), head, self.backbone, self._version)
 
     @property
     def _folder(self) -> Path:
@@ -366,8 +373,8 @@ class Learner:
         """Take in what another process has committed."""
         change = self._state.change
         if change != self._change:
-            self._head, self._memory = self._state.read_head(), None
-            self._change = change
+            self._head, self._version = self._state.read_head()
+            self._memory, self._change = None, change
 
     def _load(self) -> Memory | None:
         """Return all of the memory, read from the file at its first use."""
@@ -388,6 +395,7 @@ class Learner:
 
     def _extract(self, samples: Samples, on_progress: Progress) -> Extraction:
         """Return the features of samples of any of the three kinds."""
+        self._refresh()
         dim = self._info.dim if self._info else self._head.weights.shape[1] if self._head else 0
         checked = check_samples(samples, dim, has_backbone=self._info is not None)
         if isinstance(checked, np.ndarray) and checked.ndim == 2:

@@ -8,7 +8,7 @@ import numpy as np
 from edge_kernels.reference import Floats, Ints
 
 HISTORY = 8  # pairs that L-BFGS remembers
-TOLERANCE = 1e-6  # stop when a step gains less than this share of the loss
+TOLERANCE = 1e-5  # stop when a step gains less than this share of the loss
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,16 @@ class Objective:
         loss = np.dot(self.sample_weights.astype(np.float64), entropy) + 0.5 * np.vdot(held, shift)
         return float(loss), delta.T @ self.inputs + held  # Kirkpatrick 2017, eq. 3
 
+    def first_step(self, gradient: Floats) -> Floats:
+        """Return the step (K, R) down the gradient (K, R) that surely gains, whatever the units of the inputs.
+
+        It minimises a parabola above the loss: p (1 - p) is at most 1 / 4.
+        """
+        bound = 0.25 * (self.sample_weights @ np.square(self.inputs)) + self.pull
+        steepness = float(np.vdot(gradient, bound * gradient))
+        step: Floats = -gradient * np.float32(np.vdot(gradient, gradient) / max(steepness, 1e-30))
+        return step
+
 
 def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Floats:
     """Return the shift (K, R) that L-BFGS reaches from `start` (K, R) (Nocedal 2006, alg. 7.4 and 7.5)."""
@@ -51,7 +61,7 @@ def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Float
     loss, gradient = objective.value(shift)
     pairs: list[tuple[Floats, Floats]] = []
     for _ in range(max_steps):
-        direction = _two_loops(gradient, pairs)
+        direction = _two_loops(gradient, pairs) if pairs else objective.first_step(gradient)
         slope = float(np.vdot(direction, gradient))
         step, trial, trial_loss, trial_gradient = 1.0, shift, loss, gradient
         while step > 1e-6:
@@ -63,7 +73,7 @@ def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Float
         else:
             break
         moved, turned = trial - shift, trial_gradient - gradient
-        if np.vdot(moved, turned) > 1e-10 * np.vdot(turned, turned):
+        if np.vdot(moved, turned) > 1e-10 * np.linalg.norm(moved) * np.linalg.norm(turned):
             pairs = [*pairs[1 - HISTORY :], (moved, turned)]
         gained = loss - trial_loss
         shift, loss, gradient = trial, trial_loss, trial_gradient
@@ -73,10 +83,12 @@ def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Float
 
 
 def _two_loops(gradient: Floats, pairs: list[tuple[Floats, Floats]]) -> Floats:
-    """Return the descent direction: minus the approximate inverse Hessian times the gradient."""
-    if not pairs:
-        first: Floats = -gradient / np.float32(max(1.0, float(np.linalg.norm(gradient))))
-        return first
+    """Return the descent direction (K, R): minus the approximate inverse Hessian times the gradient (K, R).
+
+    Args:
+        gradient: at the shift.
+        pairs: steps and the gradient's changes over them, the oldest first, at least one.
+    """
     direction: Floats = -gradient
     factors = []
     for moved, turned in reversed(pairs):

@@ -7,7 +7,7 @@ One record, little-endian, 13 + 2 D bytes, and nothing else counts towards the l
 | 0      | 4    | u32     | label    | row of the class |
 | 4      | 4    | u32     | sequence | the how-manieth sample of its class this was, from 0 |
 | 8      | 4    | f32     | scale    | values are multiplied by it |
-| 12     | 1    | u8      | hit      | 1: the head of the last update got it right as if it had never seen it |
+| 12     | 1    | u8      | hit      | did the last update's head get it right as if unseen: 0 no, 1 yes, 2 unknown |
 | 13     | 2 D  | f16 x D | values   | features / scale |
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 from edge_kernels.reference import Floats, Ints
 from numpy.typing import NDArray
 
+UNKNOWN = 2  # of `hit`: the sample was trained on, or is the only one of its class
 HELD_OUT_EVERY = 5  # one sample in five of each class, its second, seventh, ... is never trained on while stored
 
 Bools = NDArray[np.bool_]
@@ -61,6 +62,12 @@ class Replay:
     def capacity(self) -> int:
         """How many records fit."""
         return int(self.limit_bytes // self.records.dtype.itemsize)
+
+    def usage(self) -> dict[str, int]:
+        """Return bytes, limit, samples and bytes_per_sample."""
+        size = self.records.dtype.itemsize
+        used = {"bytes": self.records.nbytes, "limit": self.limit_bytes}
+        return {**used, "samples": len(self.records), "bytes_per_sample": size}
 
     @property
     def labels(self) -> Ints:
@@ -106,10 +113,10 @@ class Replay:
         records = np.concatenate([self.records[old], fresh])[order]
         return replace(self, records=records, slots=slots[order]), origins[order]
 
-    def mark(self, hits: Bools) -> Replay:
-        """Return the store with `hit` set to hits (M,)."""
+    def mark(self, hits: Bools, known: Bools) -> Replay:
+        """Return the store with `hit` set to hits (M,) where they are known (M,)."""
         records = self.records.copy()
-        records["hit"] = hits
+        records["hit"] = np.where(known, hits, UNKNOWN)
         return replace(self, records=records)
 
 

@@ -25,7 +25,8 @@ class UpdateReport:
         n_samples: that were learnt, or would have been.
         accuracy_before: of the head before, on old and new classes together.
         accuracy_after: of the new head, on the same samples.
-        retention: what the new head keeps of the old one's accuracy on the classes that it knew; 1 at the first update.
+        retention: what the new head keeps of the old one's accuracy on the classes that it knew (more than 1: it got
+            better at them); 1 before there were two classes.
         seconds: of the whole call.
         seconds_extracting: of them, decoding and extraction.
         skipped: samples that could not be read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga", ".ico"),
 )
+_ZIP = (zipfile.BadZipFile, zlib.error)
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -72,7 +74,7 @@ def read_folder(path: str | os.PathLike[str]) -> LabelledSamples:
     labels: list[str] = []
     skipped: list[Skipped] = []
     for entry in sorted(root.iterdir()):
-        if _is_hidden(entry):
+        if _is_hidden(entry.name):
             continue
         if not entry.is_dir():
             skipped.append(Skipped(str(entry), "not in a class folder"))
@@ -94,14 +96,15 @@ def list_images(path: str | os.PathLike[str]) -> LabelledSamples:
     """Return the images at or anywhere below a path, sorted, without names.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such path.
     """
     root = Path(path)
     if root.is_file():
         return LabelledSamples([str(root)], [], ())
     if not root.exists():
         raise InputError(f"{root}: no such file or folder")
-    files = [f for f in sorted(root.rglob("*")) if f.is_file() and not _is_hidden(f)]
+    found = ((f, f.relative_to(root).parts) for f in sorted(root.rglob("*")) if f.is_file())
+    files = [f for f, parts in found if not any(_is_hidden(part) for part in parts)]
     images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
     others = [Skipped(str(f), "no image by its suffix") for f in files if f.suffix.lower() not in SUFFIXES]
     return LabelledSamples(images, [], tuple(others))
@@ -135,10 +138,12 @@ def read_npz(path: Path) -> LabelledSamples:
         InputError: it is no .npz, or lacks one of the two.
     """
     arrays = _read_arrays(path)
-    if "X" not in arrays or "y" not in arrays or arrays["y"].ndim != 1:
+    if [getattr(arrays.get(name), "ndim", 0) for name in ("X", "y")] != [2, 1]:
         raise InputError(f"{path}: expected arrays X (N, D) and y (N,); found {', '.join(arrays) or 'neither'}")
     labels = arrays["y"]
     if "classes" in arrays:
+        if arrays["classes"].ndim != 1:
+            raise InputError(f"{path}: expected classes (K,); found shape {arrays['classes'].shape}")
         n_classes = len(arrays["classes"])
         if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < n_classes):
             raise InputError(f"{path}: expected y to be rows of classes, 0 to {n_classes - 1}")
@@ -162,9 +167,9 @@ def _read_arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in ("X", "y", "classes") if name in data.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, KeyError, NotImplementedError, *_ZIP) as error:
         raise InputError(f"{path}: expected an .npz of arrays; found {error}") from None
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in IGNORED
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED

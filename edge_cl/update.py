@@ -17,7 +17,7 @@ from edge_cl.head import Head
 from edge_cl.memory import Memory
 from edge_cl.recipes import Recipe
 from edge_cl.refine import Objective, cross_entropy, minimise
-from edge_cl.replay import Bools, is_held_out
+from edge_cl.replay import UNKNOWN, Bools, is_held_out
 from edge_cl.statistics import Statistics
 
 PULLS = (5e-2, 5e-3, 5e-4)  # EWC's lambda for each sample seen, tried from the firmest on
@@ -32,13 +32,19 @@ class Proposal:
         memory: what it would become.
         accuracy_before: of the head before, on the held-out samples of old and new classes.
         accuracy_after: of the proposed head, on the same samples.
-        retention: what the proposed head keeps of the old head's accuracy on the old classes; 1 where there was none.
+        retention: what the proposed head keeps of the old head's accuracy on the old classes; 1 before there were two.
+        retention_error: its standard error; both heads answer the same samples, so only changed answers count.
     """
 
     memory: Memory
     accuracy_before: float
     accuracy_after: float
     retention: float
+    retention_error: float
+
+    def forgets(self, min_retention: float) -> bool:
+        """Return whether retention is below, by more than its standard error: a few samples cannot say it finer."""
+        return self.retention + self.retention_error < min_retention
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class _Pool:
         labels: (N,) rows of the grown head.
         held: (N,) kept from training.
         was_hit: (N,) whether the head before gets the sample right as if it had never seen it.
+        was_known: (N,) where that can be said.
         n_stored: S.
     """
 
@@ -57,6 +64,7 @@ class _Pool:
     labels: Ints
     held: Bools
     was_hit: Bools
+    was_known: Bools
     n_stored: int
 
 
@@ -87,12 +95,14 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str]) 
         unseen, honest = head.logits(pool.features), pool.held
     fisher = ewc.add_batch(memory.fisher, head, features) if recipe.fisher == "diagonal" else memory.fisher
     hits = unseen.argmax(axis=1) == pool.labels
-    after = Memory(head, statistics, fisher, replay.mark(hits[origins]))
-    places = np.arange(len(pool.labels))
-    n_before, n_after, _ = _ask(memory, after, pool, hits, honest & (places < n_stored))
-    retention = n_after / n_before if n_before else 1.0
-    n_before, n_after, n_asked = _ask(memory, after, pool, hits, honest & np.isin(places, origins))
-    return Proposal(after, n_before / n_asked, n_after / n_asked, retention)
+    after = Memory(head, statistics, fisher, replay.mark(hits[origins], honest[origins]))
+    asked = honest & np.isin(np.arange(len(hits)), origins)
+    if asked.any():
+        accuracy_before, accuracy_after = pool.was_hit[asked].mean(), hits[asked].mean()
+    else:
+        accuracy_before, accuracy_after = (_ask_means(h, statistics.means).mean() for h in (old, head))
+    retention, error = _retention(memory, head, pool, hits, honest)
+    return Proposal(after, float(accuracy_before), float(accuracy_after), retention, error)
 
 
 def _count_up(labels: Ints, seen: Ints) -> Ints:
@@ -112,13 +122,16 @@ def _gather(memory: Memory, features: Floats, labels: Ints, held: Bools) -> _Poo
         np.concatenate([stored.decode(), features]),
         np.concatenate([stored.labels, labels]),
         np.concatenate([stored.held_out, held]),
-        np.concatenate([stored.records["hit"].astype(bool), hits]),
+        np.concatenate([stored.records["hit"] == 1, hits]),
+        np.concatenate([stored.records["hit"] != UNKNOWN, np.ones(len(labels), bool)]),
         len(stored.records),
     )
 
 
-def _learn_from_statistics(grown: Head, statistics: Statistics, recipe: Recipe, pool: _Pool) -> tuple[Head, Floats, Bools]:
-    """Return the anchored head, its logits (N, K) of the pool's samples as if unseen, and (N,) where they are that.
+def _learn_from_statistics(
+    grown: Head, statistics: Statistics, recipe: Recipe, pool: _Pool
+) -> tuple[Head, Floats, Bools]:
+    """Return the anchored head, its logits (N, K) of the pool's samples as if unseen, and (N,) where that holds.
 
     What the refinement trained on is asked with the anchor alone; the slice that decides on the refinement, with both.
     """
@@ -145,8 +158,8 @@ def _refine(counts: Ints, pool: _Pool, inputs: Floats, offsets: Floats) -> Float
     """Return the shift (K, D + 1) from the anchor whose pull the held-out slice likes best; zero if it likes none.
 
     Each pull has to gain two standard errors over the firmer one before it, the first over the anchor: what a few
-    samples gain by chance is not worth leaving the closed form for. The minimum lies in the span of the training samples,
-    so fewer samples than features are trained on in coordinates of that span.
+    samples gain by chance is not worth leaving the closed form for. The minimum lies in the span of the training
+    samples, so fewer samples than features are trained on in coordinates of that span.
     """
     train, held = ~pool.held, pool.held
     labels, answers = pool.labels[train], pool.labels[held]
@@ -177,33 +190,43 @@ def _learn_from_head(grown: Head, fisher: Floats, recipe: Recipe, pool: _Pool) -
         train[: pool.n_stored] = False
     if not train.any():
         return grown
+    inputs = ewc.with_one(pool.features[train])
+    scale = np.sqrt(np.mean(np.square(inputs, dtype=np.float64), axis=0)).astype(np.float32)
+    scale[scale == 0] = 1  # whatever the units of a feature are, the problem is the same
     pull: Floats | float = RIDGE
     if recipe.fisher == "diagonal":
-        pull = ewc.grow(fisher, len(grown.classes)) + np.float32(RIDGE)
+        pull = ewc.grow(fisher, len(grown.classes)) / np.square(scale) + np.float32(RIDGE)
     objective = Objective(
-        ewc.with_one(pool.features[train]),
+        inputs / scale,
         grown.logits(pool.features[train]),
         pool.labels[train],
-        np.ones(int(train.sum()), np.float32),
+        np.ones(len(inputs), np.float32),
         pull,
     )
-    shift = minimise(objective, np.zeros((len(grown.classes), objective.inputs.shape[1]), np.float32))
+    shift = minimise(objective, np.zeros((len(grown.classes), len(scale)), np.float32)) / scale
     return replace(grown, weights=grown.weights + shift[:, :-1], bias=grown.bias + shift[:, -1])
 
 
-def _ask(before: Memory, after: Memory, pool: _Pool, hits: Bools, asked: Bools) -> tuple[int, int, int]:
-    """Return how many of the asked samples (N,) the heads before and after get right, and how many were asked.
+def _retention(before: Memory, head: Head, pool: _Pool, hits: Bools, honest: Bools) -> tuple[float, float]:
+    """Return retention and its standard error, over the stored samples whose answers before and after are honest.
 
-    Where no sample can be asked, the class means are.
+    Where there is no such sample, the class means are asked. A head of one class has nothing to tell apart.
     """
-    if asked.any():
-        return int(pool.was_hit[asked].sum()), int(hits[asked].sum()), int(asked.sum())
-    means = after.statistics.means if not len(before.head.classes) else before.statistics.means
-    return _right_means(before.head, means), _right_means(after.head, means), len(means)
+    if len(before.head.classes) < 2:
+        return 1.0, 0.0
+    asked = honest & pool.was_known & (np.arange(len(hits)) < pool.n_stored)
+    first, second = pool.was_hit[asked], hits[asked]
+    if not asked.any():
+        first, second = (_ask_means(h, before.statistics.means) for h in (before.head, head))
+    n_before = int(first.sum())
+    if not n_before:
+        return 1.0, 0.0
+    return float(second.sum() / n_before), float(np.sqrt((first != second).sum()) / n_before)  # McNemar 1947
 
 
-def _right_means(head: Head, means: Floats) -> int:
-    """Return how many class means (K, D) the head gives to their own class."""
+def _ask_means(head: Head, means: Floats) -> Bools:
+    """Return (K,) whether the head gives each class mean (K, D) to its own class."""
     if not head.classes:
-        return 0
-    return int((head.logits(means).argmax(axis=1) == np.arange(len(means))).sum())
+        return np.zeros(len(means), bool)
+    hits: Bools = head.logits(means).argmax(axis=1) == np.arange(len(means))
+    return hits

@@ -64,7 +64,9 @@ def test_real_classifiers_are_cut_by_themselves(name: str, dim: int, size: tuple
     last = next(node for node in reversed(source.graph.node) if node.op_type == "Conv")
     logits = features @ weights[last.input[1]][:, :, 0, 0].T + weights[last.input[2]]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    output = session.run(None, {session.get_inputs()[0].name: (image[None].transpose(0, 3, 1, 2) - 127.5).astype("f4") / 127.5})[0]
+    output = session.run(
+        None, {session.get_inputs()[0].name: (image[None].transpose(0, 3, 1, 2) - 127.5).astype("f4") / 127.5}
+    )[0]
     if session.get_outputs()[0].name == "probabilities":
         logits = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(logits, output, rtol=1e-3, atol=1e-4)
@@ -116,7 +118,10 @@ def test_a_moved_backbone_is_found_beside_the_state_or_where_the_user_says(tmp_p
     with Learner.open(tmp_path / "new" / "a.ecl") as learner:
         assert learner.predict(photo).labels == ("b",)
     shutil.move(tmp_path / "new" / "net.onnx", tmp_path / "elsewhere.onnx")
-    with Learner.open(tmp_path / "new" / "a.ecl") as learner, pytest.raises(BackboneMissingError, match="--backbone FILE"):
+    with (
+        Learner.open(tmp_path / "new" / "a.ecl") as learner,
+        pytest.raises(BackboneMissingError, match="--backbone FILE"),
+    ):
         learner.predict(photo)
     with Learner.open(tmp_path / "new" / "a.ecl", backbone=tmp_path / "elsewhere.onnx") as learner:
         assert learner.predict(photo).labels == ("b",)
@@ -207,5 +212,5 @@ def test_a_torchvision_name_is_exported_once_and_torch_is_not_needed_again(
 
 def test_a_name_that_torchvision_does_not_know_is_one_line() -> None:
     pytest.importorskip("torchvision")
-    with pytest.raises(BackboneError, match="no_such_net: expected 'tiny', an .onnx file"):
+    with pytest.raises(BackboneError, match=r"no_such_net: expected 'tiny', an \.onnx file"):
         open_backbone("no_such_net")

@@ -187,6 +187,6 @@ def test_ctrl_c_in_the_middle_of_a_learn_changes_nothing(cam: Path, photos: Phot
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 1
-    assert errors.strip() == "edge-cl: interrupted; the state is what it was before"
+    assert errors.strip() == "edge-cl: interrupted; the state is the last committed version, whole"
     assert cam.read_bytes() == before
     assert not os.path.exists(f"{cam}-wal")

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from edge_cl import Learner
 from edge_cl.errors import ExportError, InputError
 from edge_cl.export import model as export_module
+from edge_cl.head import softmax
 
 from .conftest import Photos, clusters
 
@@ -39,7 +40,7 @@ def test_images_in_probabilities_out_as_the_learner_says(tmp_path: Path, taught:
     inputs = (images.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
     logits, probabilities = session.run(None, {pixels.name: inputs})
     np.testing.assert_allclose(probabilities, taught.predict(images).probabilities, atol=1e-4)
-    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), probabilities, atol=1e-5)
+    np.testing.assert_allclose(softmax(logits), probabilities, atol=1e-5)
     alone = session.run(["probabilities"], {pixels.name: inputs[:1]})[0]
     np.testing.assert_allclose(alone, probabilities[:1], atol=1e-5)
 
@@ -79,7 +80,9 @@ def test_a_learner_of_features_exports_its_head(tmp_path: Path) -> None:
         learner.learn(x, names)
         learner.export(tmp_path / "h.onnx")
         want = learner.predict(x).probabilities
-    np.testing.assert_allclose(session_of(tmp_path / "h.onnx").run(["probabilities"], {"features": x})[0], want, atol=1e-5)
+    np.testing.assert_allclose(
+        session_of(tmp_path / "h.onnx").run(["probabilities"], {"features": x})[0], want, atol=1e-5
+    )
     reference = ReferenceEvaluator(onnx.load(tmp_path / "h.onnx"))
     np.testing.assert_allclose(reference.run(["probabilities"], {"features": x})[0], want, atol=1e-5)
 

@@ -34,7 +34,9 @@ def test_empirical_fisher_is_the_mean_squared_gradient_of_each_sample() -> None:
     weights = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     want = np.zeros((4, 3))
     for n in range(6):
-        loss = torch.nn.functional.cross_entropy(torch.tensor(x[n : n + 1]).double() @ weights.T, torch.tensor(y[n : n + 1]))
+        loss = torch.nn.functional.cross_entropy(
+            torch.tensor(x[n : n + 1]).double() @ weights.T, torch.tensor(y[n : n + 1])
+        )
         (gradient,) = torch.autograd.grad(loss, weights)
         want += gradient.numpy() ** 2 / 6
     p = reference.softmax(x @ weights.detach().numpy().T)

@@ -75,7 +75,9 @@ def test_log_and_bytes_tell_what_happened() -> None:
         assert sizes["head"] == 5 * (DIM + 1) * 4 + 10
         assert sizes["statistics"] == 5 * 8 + 5 * DIM * 4 + DIM * (DIM + 1) // 2 * 4
         usage = learner.replay_usage()
-        assert usage["bytes"] == sizes["replay"] == usage["samples"] * usage["bytes_per_sample"] <= usage["limit"] == 1000
+        assert (
+            usage["bytes"] == sizes["replay"] == usage["samples"] * usage["bytes_per_sample"] <= usage["limit"] == 1000
+        )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -234,7 +236,7 @@ def test_unreadable_photos_are_skipped_or_refused(tmp_path: Path, photos: Photos
         assert report.n_samples == 12
         assert sorted(Path(item.path).name for item in report.skipped) == ["broken.jpg", "empty.png"]
         assert learner._load().statistics.counts.sum() == 12  # type: ignore[union-attr]
-        with pytest.raises(InputError, match="broken.jpg"):
+        with pytest.raises(InputError, match=r"broken\.jpg"):
             learner.predict([str(root / "a" / "broken.jpg")])
         found = learner.predict([str(root / "a" / "broken.jpg"), str(root / "a" / "0.png")], strict=False)
         assert found.labels == ("a",)

@@ -35,8 +35,8 @@ def test_golden_record() -> None:
     store, _ = Replay.empty(SIZE, DIM, 0).offer(
         np.array([[0, 1, -2, 0.5, 0, 4]], np.float32), np.array([3]), np.array([7])
     )
-    assert store.mark(np.array([True])).records.tobytes().hex() == (
-        "03000000" "07000000" "00008040" "01" "0000" "0034" "00b8" "0030" "0000" "003c"
+    assert store.mark(np.array([True]), np.array([True])).records.tobytes().hex() == (
+        "030000000700000000008040010000003400b800300000003c"
     )
 
 
@@ -46,9 +46,7 @@ def test_golden_record() -> None:
     limit=st.integers(0, 40 * SIZE),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_bytes_never_pass_the_limit_and_classes_are_balanced(
-    batches: list[list[int]], limit: int, seed: int
-) -> None:
+def test_bytes_never_pass_the_limit_and_classes_are_balanced(batches: list[list[int]], limit: int, seed: int) -> None:
     store, counts = Replay.empty(limit, DIM, seed), np.zeros(6, np.int64)
     for batch in batches:
         old = dict(zip(store.slots.tolist(), [r.tobytes() for r in store.records], strict=True))

@@ -153,7 +153,7 @@ def test_features_of_any_real_type_and_layout_become_float32(dtype: Any) -> None
     ],
 )
 def test_what_are_no_features_is_refused(samples: Any) -> None:
-    with pytest.raises(InputError, match="expected|samples"):
+    with pytest.raises(InputError, match=r"expected|samples"):
         check_samples(samples, 2, has_backbone=False)
 
 

@@ -55,7 +55,7 @@ def test_one_file_once_closed(tmp_path: Path) -> None:
 def test_arrays_come_back_bit_for_bit() -> None:
     rng = np.random.default_rng(0)
     for array in (rng.normal(size=(3, 4)).astype(np.float32), np.arange(5), np.zeros((0, 7), np.float32)):
-        name, dtype, shape, data = encode_array("x", array)
+        _, dtype, shape, data = encode_array("x", array)
         found = decode_array(dtype, shape, data)
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
@@ -66,7 +66,13 @@ def test_arrays_come_back_bit_for_bit() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "shape", "data"),
-    [("<f4", "[2]", b"\0" * 4), ("<f4", "[-1]", b""), ("|O", "[1]", b"\0" * 8), ("<f4", '{"a": 1}', b""), ("<f4", "[1e9]", b"")],
+    [
+        ("<f4", "[2]", b"\0" * 4),
+        ("<f4", "[-1]", b""),
+        ("|O", "[1]", b"\0" * 8),
+        ("<f4", '{"a": 1}', b""),
+        ("<f4", "[1e9]", b""),
+    ],
 )
 def test_arrays_that_do_not_add_up_are_refused(dtype: str, shape: str, data: bytes) -> None:
     with pytest.raises(StateError):

@@ -130,5 +130,7 @@ def test_refinement_is_only_taken_if_unseen_samples_gain() -> None:
     x, names = ring(600)
     test, answers = ring(2000)
     heads = {name: propose(empty(name), get_recipe(name), x, names).memory.head for name in ("edge", "slda")}
-    right = {n: np.mean([h.classes[k] for k in h.logits(test).argmax(axis=1)] == np.array(answers)) for n, h in heads.items()}
+    right = {
+        n: np.mean([h.classes[k] for k in h.logits(test).argmax(axis=1)] == np.array(answers)) for n, h in heads.items()
+    }
     assert right["edge"] > right["slda"] + 0.02

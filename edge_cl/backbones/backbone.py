@@ -121,19 +121,39 @@ class Backbone:
                 for number, batch in enumerate(batches):
                     reading = ahead
                     ahead = self._submit(pool, batches[number + 1]) if number + 1 < len(batches) else []
-                    images = []
+                    images, places = [], []
                     for place, (source, future) in enumerate(zip(batch, reading, strict=True)):
                         try:
                             images.append(future.result())
-                            rows.append(number * BATCH + place)
+                            places.append(number * BATCH + place)
                         except UnreadableImageError as error:
                             skipped.append(Skipped(_name_of(source, number * BATCH + place), str(error)))
-                    if images:
-                        blocks.append(self._run(np.stack(images)))
+                    found = self._run(np.stack(images)) if images else blocks[0]
+                    sound = np.isfinite(found).min(axis=1)
+                    blocks.append(found[sound])
+                    for place, is_sound in zip(places, sound.tolist(), strict=True):
+                        if is_sound:
+                            rows.append(place)
+                        else:
+                            reason = "the backbone's features of it are not finite"
+                            skipped.append(Skipped(_name_of(sources[place], place), reason))
                     on_done(len(batch))
             finally:
                 pool.shutdown(cancel_futures=True)
         return Extraction(np.concatenate(blocks), np.array(rows, np.int64), tuple(skipped))
+
+    def measure_dim(self) -> int:
+        """Return D, found by running one black image.
+
+        Raises:
+            BackboneError: the backbone does not run at its input size.
+        """
+        height, width = self.info.preprocessing.input_size
+        try:
+            return int(self._run(np.zeros((1, height, width, 3), np.uint8)).shape[1])
+        except Exception as error:  # onnxruntime's exceptions derive from Exception alone
+            reason = str(error).splitlines()[0][:160]
+            raise BackboneError(f"{self.info.name}: does not run at {height} x {width}: {reason}") from None
 
     def _submit(self, pool: ThreadPoolExecutor, batch: Sequence[Source]) -> list[Future[NDArray[np.uint8]]]:
         return [pool.submit(read_image, source, self.info.preprocessing) for source in batch]

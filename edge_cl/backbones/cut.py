@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from edge_kernels.reference import Floats
 from onnx import helper
 
 from edge_cl.errors import BackboneError
@@ -20,17 +21,21 @@ from edge_cl.errors import BackboneError
 PIXELS, FEATURES = "pixels", "features"
 OPSET, IR_VERSION = 17, 8  # what the oldest runtimes in use still load
 FEATURES_KEY = "edge_cl.features"  # metadata by which a file names the tensor to cut at
-RESERVED = (PIXELS, FEATURES, "logits", "probabilities")  # names that an export gives away
-PROBE = 64  # side of the probe image where the graph does not fix one
+RESERVED = (PIXELS, FEATURES, "logits", "probabilities", "head.weights", "head.bias")  # names in an export
+PASSED = (  # operators that may stand between the last linear layer and the output
+    *("Softmax", "LogSoftmax", "Sigmoid", "Flatten", "Reshape", "Squeeze", "Identity", "Cast"),
+    *("Add", "Sub", "Mul", "Div"),
+)
 
 
-def cut(source: bytes, tensor: str | None, where: str) -> bytes:
+def cut(source: bytes, tensor: str | None, where: str, size: tuple[int, int] = (224, 224)) -> bytes:
     """Return the cut model, its metadata kept and nothing of the machine it was made on.
 
     Args:
         source: the ONNX file.
         tensor: where to cut; None finds the place.
         where: the file's name, for errors.
+        size: (H, W) to try it at, where the graph does not fix them.
 
     Raises:
         BackboneError: it is no ONNX image model, or has no such tensor or layer.
@@ -39,15 +44,19 @@ def cut(source: bytes, tensor: str | None, where: str) -> bytes:
     graph_input, is_channels_last = _image_input(model, where)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     names = [tensor or metadata.get(FEATURES_KEY)] if tensor or metadata.get(FEATURES_KEY) else _candidates(model)
-    shapes = _probe(model, graph_input, [name for name in names if name], where)
+    sides = [2, *size, 3] if is_channels_last else [2, 3, *size]
+    shape = [d if isinstance(d, int) and d else side for d, side in zip(_dims(graph_input), sides, strict=True)]
+    pixels = np.random.default_rng(0).uniform(-1, 1, [2, *shape[1:]]).astype(np.float32)
+    found = _probe(model, {graph_input.name: pixels}, [name for name in names if name], where)
+    shapes = {name: np.shape(value) for name, value in found.items()}
     chosen = next((name for name in names if name and _is_features(shapes[name], bool(tensor))), None)
     if chosen is None:
         raise BackboneError(
             f"{where}: no Gemm, MatMul or 1x1 Conv on pooled features leads to the output; name the tensor "
             f"to cut at: {where}#tensor_name"
         )
-    model = _convert(model)
-    return _rebuild(model, chosen, shapes[chosen], is_channels_last, metadata)
+    converted = _convert(model, {graph_input.name: pixels}, chosen, found[chosen])
+    return _rebuild(converted, chosen, shapes[chosen], is_channels_last, metadata)
 
 
 def _load(source: bytes, where: str) -> onnx.ModelProto:
@@ -61,6 +70,8 @@ def _load(source: bytes, where: str) -> onnx.ModelProto:
     except Exception as error:  # protobuf's classes differ between its versions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"{where}: expected an ONNX model; found {reason[:120]}") from None
+    if any(w.data_location == onnx.TensorProto.EXTERNAL for w in model.graph.initializer):
+        raise BackboneError(f"{where}: its weights are in another file; save it as one: onnx.save(onnx.load(...), ...)")
     if not model.graph.node or not model.graph.output:
         raise BackboneError(f"{where}: expected an ONNX model; found {len(source)} bytes without a graph")
     return model
@@ -95,28 +106,33 @@ def _graph_size(value: onnx.ValueInfoProto, is_channels_last: bool) -> tuple[int
 
 
 def _candidates(model: onnx.ModelProto) -> list[str | None]:
-    """Return the data inputs of the linear layers that lead to the first output, the last one first."""
+    """Return where the features may be: the input of the linear layer that the output is made by, then the output.
+
+    Between that layer and the output only operators may stand that leave the classes apart, such as a bias, a shape or
+    a softmax. A feature extractor has no such layer: its output is the features, unless it is a softmax of something.
+    """
     depends = {value.name for value in model.graph.input} - {t.name for t in model.graph.initializer}
+    makers = {}
     for node in model.graph.node:
+        makers.update(dict.fromkeys(node.output, node))
         if depends.intersection(node.input):
             depends.update(node.output)
-    needed, found = {model.graph.output[0].name}, []
-    for node in reversed(model.graph.node):
-        if not needed.intersection(node.output):
-            continue
-        needed.update(node.input)
-        if node.op_type in ("Gemm", "MatMul", "Conv") and node.input[0] in depends and node.input[1] not in depends:
+    output: str = model.graph.output[0].name
+    name, has_softmax = output, False
+    while node := makers.get(name):
+        data = [source for source in node.input if source in depends]
+        if node.op_type in ("Gemm", "MatMul", "Conv"):
             kernel = next((a.ints for a in node.attribute if a.name == "kernel_shape"), ())
-            if all(side == 1 for side in kernel):
-                found.append(node.input[0])
-    produced = [node.output[0] for node in model.graph.node if model.graph.output[0].name in node.output]
-    return [*found[:8], *produced]  # a pure feature extractor has no linear layer left: its output is the features
+            is_linear = data == [node.input[0]] and all(side == 1 for side in kernel)
+            return [node.input[0], output] if is_linear and not has_softmax else [node.input[0]] * is_linear
+        if node.op_type not in PASSED or len(data) != 1:
+            break
+        name, has_softmax = data[0], has_softmax or "max" in node.op_type.lower()
+    return [] if has_softmax or output not in makers else [output]
 
 
-def _probe(
-    model: onnx.ModelProto, graph_input: onnx.ValueInfoProto, names: list[str], where: str
-) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor for a batch of two, as onnxruntime computes it.
+def _probe(model: onnx.ModelProto, inputs: dict[str, Floats], names: list[str], where: str) -> dict[str, Floats]:
+    """Return tensors by name for a batch of two, as onnxruntime computes them.
 
     Raises:
         BackboneError: there is no such tensor, or the model takes no batch of two.
@@ -124,25 +140,26 @@ def _probe(
     produced = {name for node in model.graph.node for name in node.output}
     for name in names:
         if name not in produced:
-            raise BackboneError(f"{where}: has no tensor {name!r}; its last ones are {_last_tensors(model)}")
+            last = ", ".join(name for node in model.graph.node[-6:] for name in node.output)
+            raise BackboneError(f"{where}: has no tensor {name!r}; its last ones are {last}")
+    if not names:
+        return {}
     outputs = list(model.graph.output)
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     _free_batch(model)
-    shape = [side if isinstance(side, int) and side else PROBE for side in _dims(graph_input)]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        found = session.run(names, {graph_input.name: np.zeros([2, *shape[1:]], np.float32)})
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = session.run(names, inputs)
     except Exception as error:  # onnxruntime's exceptions derive from Exception alone
         reason = str(error).strip().splitlines()[0]
         raise BackboneError(f"{where}: cannot be run with a batch of 2: {reason[:160]}") from None
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
-    return {name: np.shape(value) for name, value in zip(names, found, strict=True)}
-
-
-def _last_tensors(model: onnx.ModelProto) -> str:
-    return ", ".join(name for node in model.graph.node[-6:] for name in node.output)
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(outputs)
+    return dict(zip(names, found, strict=True))
 
 
 def _free_batch(model: onnx.ModelProto) -> None:
@@ -160,8 +177,8 @@ def _is_features(shape: tuple[int, ...], is_named: bool) -> bool:
     return len(shape) == 2 or is_named or all(side == 1 for side in shape[2:])
 
 
-def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model in the opset that we write, where the converter knows how; else as it is."""
+def _convert(model: onnx.ModelProto, inputs: dict[str, Floats], tensor: str, wanted: Floats) -> onnx.ModelProto:
+    """Return the model in the opset that we write, if the converter can do it and the tensor stays what it is."""
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OPSET)
     if version == OPSET or any(o.domain not in ("", "ai.onnx") for o in model.opset_import):
         return model
@@ -173,10 +190,10 @@ def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         converted = onnx.version_converter.convert_version(model, OPSET)
         onnx.checker.check_model(converted)
-        onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = _probe(converted, inputs, [tensor], "")[tensor]
     except Exception:  # the converter has no error class; a model it cannot convert still runs where it came from
         return model
-    return converted
+    return converted if np.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max())) else model
 
 
 def _rebuild(
@@ -213,7 +230,7 @@ def _rebuild(
     size: tuple[int, int] | None = _graph_size(graph_input, is_channels_last)
     sides: list[Any] = [*size] if size else ["H", "W"]
     pixels = helper.make_tensor_value_info(PIXELS, onnx.TensorProto.FLOAT, ["N", 3, *sides])
-    features = helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["N", int(np.prod(shape[1:]))])
+    features = helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["N", "D"])
     built = helper.make_model(
         helper.make_graph(nodes, "backbone", [pixels], [features], weights),
         opset_imports=model.opset_import,
@@ -236,9 +253,10 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _clean(node: onnx.NodeProto) -> onnx.NodeProto:
-    """Return a copy without documentation and metadata: exporters write stack traces with local paths there."""
+    """Return a copy without name, documentation and metadata: exporters write local paths there."""
     clean = copy.deepcopy(node)
     clean.ClearField("doc_string")
+    clean.ClearField("name")  # names must differ, and those of an export are in the next export too
     if hasattr(clean, "metadata_props"):
         del clean.metadata_props[:]
     return clean

@@ -45,16 +45,15 @@ def open_backbone(spec: str, given: Mapping[str, Any] | None = None, device: str
 
         name, place = spec, ""
         source, sha256 = find_pretrained(spec)
-    info = BackboneInfo(name, place, tensor, sha256, 0, Preprocessing())
+    wanted = Preprocessing.parse({"input_size": (given or {}).get("input_size")}, name)
+    info = BackboneInfo(name, place, tensor, sha256, 0, wanted)
     model = _cut_once(info, source)
     session = open_session(model, device)
     sides = session.get_inputs()[0].shape[2:]
     size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
     stored = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    preprocessing = resolve(stored, given, size, name)
-    return Backbone(
-        replace(info, dim=int(session.get_outputs()[0].shape[1]), preprocessing=preprocessing), model, device
-    )
+    backbone = Backbone(replace(info, preprocessing=resolve(stored, given, size, name)), model, device)
+    return Backbone(replace(backbone.info, dim=backbone.measure_dim()), model, device)
 
 
 def reopen_backbone(info: BackboneInfo, beside: Path, device: str = "auto", spec: str | None = None) -> Backbone:
@@ -97,15 +96,18 @@ def check_backbone(info: BackboneInfo, beside: Path, spec: str | None = None) ->
         places = [Path(info.path), beside / Path(info.path).name]
     else:
         places = [TINY_FILE] if info.name == TINY else []
+    changed = ""
     for place in places:
         if place.is_file():
             found = cache.sha256_of(place)
             if found == info.sha256:
                 return place
-            raise BackboneMismatchError(
-                f"{place}: sha256 {found[:16]}..., but the state was made with {info.name}, "
-                f"{info.sha256[:16]}...; pass the one it was made with: --backbone FILE"
-            )
+            changed = changed or f"{place}: sha256 {found[:16]}..."
+    if changed:
+        raise BackboneMismatchError(
+            f"{changed}, but the state was made with {info.name}, {info.sha256[:16]}...; "
+            "pass the one it was made with: --backbone FILE"
+        )
     return None
 
 
@@ -121,7 +123,8 @@ def _cut_once(info: BackboneInfo, source: Path | bytes) -> Path | bytes:
     def build() -> bytes:
         from edge_cl.backbones.cut import cut
 
-        return cut(source if isinstance(source, bytes) else source.read_bytes(), info.tensor or None, info.name)
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        return cut(data, info.tensor or None, info.name, info.preprocessing.input_size)
 
     place = hashlib.sha256(info.tensor.encode()).hexdigest()[:8]
     return cache.store(f"cut{CUT_VERSION}-{info.sha256[:32]}-{place}", build)

@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
         except EdgeClError as error:
             click.echo(f"edge-cl: {error}", err=True)
         except KeyboardInterrupt:
-            click.echo("edge-cl: interrupted; the state is what it was before", err=True)
+            click.echo("edge-cl: interrupted; the state is the last committed version, whole", err=True)
         sys.exit(1)
 
 

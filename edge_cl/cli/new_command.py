@@ -8,8 +8,9 @@ import click
 
 from edge_cl.cli.options import Bytes, Numbers, json_option, state_argument
 from edge_cl.cli.output import show_json, show_table
-from edge_cl.learner import DEVICES, Learner
+from edge_cl.learner import Learner
 from edge_cl.recipes import RECIPES
+from edge_cl.state import DEVICES
 
 
 @click.command("new")

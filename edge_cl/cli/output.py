@@ -26,7 +26,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(title) if title else None, title_justify="left")
     filled = [[_cell(value) for value in row] for row in rows]
     kinds = [all(isinstance(value, str) for value in column) for column in zip(*rows, strict=True)] if rows else []
     for number, column in enumerate(columns):

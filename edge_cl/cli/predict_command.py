@@ -28,7 +28,8 @@ def command(state: str, samples: tuple[str, ...], top: int, backbone: str | None
             names = [f"{samples[0]}[{row}]" for row in range(len(features))]
             predictions = learner.predict(features, top)
         else:
-            names = [image for place in samples for image in list_images(place).samples]
+            found = [list_images(place) for place in samples]
+            names = [image for part in found for image in part.samples]
             with progress("extracting", len(names)) as advance:
                 predictions = learner.predict(names, top, strict=False, on_progress=advance)
     answers = [

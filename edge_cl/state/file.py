@@ -34,7 +34,12 @@ from edge_cl.statistics import Statistics
 
 MEMORY = ":memory:"
 BUSY_SECONDS = 10.0  # how long a writer waits for another one
-WAL_BYTES = 4 << 20  # the write-ahead log is cut back to this after a checkpoint
+PAGE_BYTES = 16 << 10  # blobs of megabytes are written in 0.6 x the time that SQLite's own 4 KiB take
+WAL_BYTES = 4 << 20  # the write-ahead log is folded in from this size on, and cut back to it
+UPSERT_ARRAY = (
+    "INSERT INTO arrays VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
+    "dtype = excluded.dtype, shape = excluded.shape, data = excluded.data"
+)
 
 
 class StateFile:
@@ -56,30 +61,28 @@ class StateFile:
 
         Raises:
             StateError: the path exists, or its folder cannot be written.
-        """
+        """  # noqa: DOC501
         if path == MEMORY:
             connection = sqlite3.connect(MEMORY, isolation_level=None)
             _write_empty(connection, settings)
             return cls(connection, MEMORY, is_read_only=False)
         target = Path(path)
-        if target.exists():
-            raise StateError(f"{path}: exists already; open it, remove it, or choose another name")
+        stale = [f"{path}{suffix}" for suffix in ("", "-wal", "-shm", "-journal") if os.path.lexists(f"{path}{suffix}")]
+        if stale:
+            raise StateError(f"{stale[0]}: exists already; open it, remove it, or choose another name")
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            os.close(descriptor)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+                temporary = Path(folder) / "state"
+                with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                    _write_empty(connection, settings)
+                os.link(temporary, target)  # unlike a rename, it never replaces what another process made meanwhile
+            sync_folder(target.parent)
+        except FileExistsError:
+            raise StateError(f"{path}: exists already; open it, remove it, or choose another name") from None
         except OSError as error:
             raise StateError(f"{path}: cannot be created: {error.strerror}") from None
-        try:
-            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-                _write_empty(connection, settings)
-            os.chmod(temporary, 0o644)
-            os.rename(temporary, target)
-            sync_folder(target.parent)
-        except BaseException:
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary + suffix)
-            raise
+        except sqlite3.Error as error:
+            raise _translate(error, path) from None
         return cls.open(path)
 
     @classmethod
@@ -90,10 +93,12 @@ class StateFile:
             StateError: it is missing, empty, no state, of a newer format, or damaged.
         """  # noqa: DOC501
         _check_header(path)
-        is_writable = os.access(path, os.W_OK) and bool(os.stat(path).st_mode & 0o222)
+        mode_bits = os.stat(path).st_mode
+        is_writable = os.access(path, os.W_OK) and bool(mode_bits & 0o222)
+        # "immutable" leaves nothing beside a file that nobody can write; a log left by a crash has to be read, though
         has_log = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
-        # "immutable" leaves no file beside one that nobody can write; a log left by a crash has to be read, though
-        mode = "mode=rw" if is_writable else "mode=ro" if has_log else "mode=ro&immutable=1"
+        can_change = has_log or (bool(mode_bits & 0o222) and os.access(Path(path).parent, os.W_OK))
+        mode = "mode=rw" if is_writable else "mode=ro" if can_change else "mode=ro&immutable=1"
         connection = None
         try:
             uri = f"{Path(path).resolve().as_uri()}?{mode}"
@@ -127,22 +132,12 @@ class StateFile:
         Raises:
             StateError: it cannot be read.
         """
-        values = dict(self._all("SELECT key, value FROM settings"))
+        values: dict[str, Any] = dict(self._all("SELECT key, value FROM settings"))
         try:
-            return Settings(
-                values["backbone"],
-                values["recipe"],
-                int(values["replay_bytes"]),
-                int(values["seed"]),
-                values["device"],
-            )
-        except (KeyError, ValueError) as error:
-            raise StateError(f"{self.name}: damaged: setting {error} is missing or wrong") from None
-
-    @property
-    def version(self) -> int:
-        """The number of the last committed update; 0 before the first."""
-        return int(self._one("SELECT coalesce(max(version), 0) FROM versions")[0])
+            values |= {key: int(values[key]) for key in ("replay_bytes", "seed")}
+            return Settings(**values).checked()
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateError(f"{self.name}: damaged: settings: {error}") from None
 
     def versions(self) -> tuple[Version, ...]:
         """Return every committed update, the oldest first.
@@ -156,16 +151,34 @@ class StateFile:
         except (ValueError, TypeError, KeyError):
             raise StateError(f"{self.name}: damaged: its log cannot be read") from None
 
-    def read_head(self) -> Head | None:
-        """Return the head, or None before the first update.
+    def read_head(self) -> tuple[Head | None, int]:
+        """Return the head and its version; None and 0 before the first update.
 
         Raises:
             StateError: its parts do not fit together.
         """
+        with self._reading():
+            return self._head(), int(self._one("SELECT coalesce(max(version), 0) FROM versions")[0])
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """See one version throughout, whatever another process commits meanwhile."""
+        if self._connection.in_transaction:
+            yield
+            return
+        self._all("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
+
+    def _head(self) -> Head | None:
         classes = tuple(name for (name,) in self._all("SELECT name FROM classes ORDER BY row"))
         if not classes:
             return None
         weights, bias = self._array("weights", (len(classes), -1)), self._array("bias", (len(classes),))
+        if not weights.shape[1]:
+            raise StateError(f"{self.name}: damaged: its head has no features")
         return Head(classes, weights, bias)
 
     def read_memory(self, dim: int) -> Memory | None:
@@ -177,7 +190,11 @@ class StateFile:
         Raises:
             StateError: the parts do not fit together.
         """
-        head = self.read_head()
+        with self._reading():
+            return self._memory(dim)
+
+    def _memory(self, dim: int) -> Memory | None:
+        head = self._head()
         if head is None:
             return None
         n_classes, own = head.weights.shape
@@ -188,17 +205,21 @@ class StateFile:
             raise StateError(f"{self.name}: damaged: scatter has {len(triangle)} values for {own} features")
         scatter = unpack_triangle(triangle, own)
         statistics = Statistics(self._array("counts", (n_classes,)), self._array("means", (n_classes, own)), scatter)
+        if (statistics.counts < 1).any():
+            raise StateError(f"{self.name}: damaged: a class without samples")
         return Memory(head, statistics, self._array("fisher", (-1, own + 1)), self._read_replay(own, n_classes))
 
     def _read_replay(self, dim: int, n_classes: int) -> Replay:
         settings = self.settings
         rows = self._all("SELECT slot, record FROM replay ORDER BY slot")
         layout = record_type(dim)
-        if any(len(record) != layout.itemsize for _, record in rows):
+        if any(not isinstance(record, bytes) or len(record) != layout.itemsize for _, record in rows):
             raise StateError(f"{self.name}: damaged: a replay record is not {layout.itemsize} bytes long")
         records = np.frombuffer(b"".join(record for _, record in rows), layout).copy()
         if len(records) and records["label"].max() >= n_classes:
             raise StateError(f"{self.name}: damaged: a replay record is of class {records['label'].max()}")
+        if not np.isfinite(records["scale"]).all() or not np.isfinite(records["values"]).all():
+            raise StateError(f"{self.name}: damaged: a replay record is not finite")
         slots = np.array([slot for slot, _ in rows], np.int64)
         return Replay(settings.replay_bytes, settings.seed, records, slots)
 
@@ -240,7 +261,7 @@ class StateFile:
             "fisher": after.fisher,
         }
         for name, array in arrays.items():
-            execute("INSERT OR REPLACE INTO arrays VALUES (?, ?, ?, ?)", encode_array(name, array))
+            execute(UPSERT_ARRAY, encode_array(name, array))
         old = _records(before.replay) if before else {}
         new = _records(after.replay)
         for slot in old.keys() - new.keys():
@@ -267,9 +288,11 @@ class StateFile:
         if not row:
             raise StateError(f"{self.name}: damaged: it has no {name}")
         try:
-            array: Floats | Ints = decode_array(*row[0])
+            array = decode_array(*row[0])
         except (StateError, ValueError, TypeError) as error:
             raise StateError(f"{self.name}: damaged: {name}: {error}") from None
+        if (array.dtype.kind == "i") != (name == "counts") or not np.isfinite(array).all():
+            raise StateError(f"{self.name}: damaged: {name}: expected finite numbers of its type")
         if len(array.shape) != len(shape) or any(w not in (-1, f) for w, f in zip(shape, array.shape, strict=True)):
             raise StateError(f"{self.name}: damaged: {name}: expected shape {shape}; found {array.shape}")
         return array
@@ -290,6 +313,7 @@ def _records(replay: Replay) -> dict[int, bytes]:
 
 
 def _write_empty(connection: sqlite3.Connection, settings: Settings) -> None:
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     _set_durable(connection)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -301,6 +325,7 @@ def _write_empty(connection: sqlite3.Connection, settings: Settings) -> None:
 def _set_durable(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_BYTES // PAGE_BYTES}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
 
 
@@ -337,6 +362,8 @@ def _check_format(connection: sqlite3.Connection, path: str) -> None:
 
 def _translate(error: sqlite3.Error, name: str) -> StateError:
     text = str(error)
+    if isinstance(error, sqlite3.ProgrammingError):
+        return StateError(f"{name}: {text}; open it again, in the thread that uses it")
     if "locked" in text:
         return StateBusyError(f"{name}: another process is writing to it; try again when it has finished")
     if "readonly" in text:

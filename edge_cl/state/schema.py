@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from edge_kernels.reference import Floats, Ints
 
-from edge_cl.errors import StateError
+from edge_cl.errors import InputError, StateError
 
 APPLICATION_ID = 0x45434C31
 FORMAT = 1
@@ -44,6 +44,7 @@ CREATE TABLE replay (slot INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE versions (version INTEGER PRIMARY KEY, parent INTEGER NOT NULL, entry TEXT NOT NULL);
 """
 
+DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("<f4", "<i8")
 
 
@@ -64,6 +65,19 @@ class Settings:
     replay_bytes: int
     seed: int
     device: str
+
+    def checked(self) -> Settings:
+        """Return the settings.
+
+        Raises:
+            InputError: one is out of its range.
+        """
+        if self.device not in DEVICES:
+            raise InputError(f"device: expected one of {', '.join(DEVICES)}; found {self.device!r}")
+        for name, value in (("replay_bytes", self.replay_bytes), ("seed", self.seed)):
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+                raise InputError(f"{name}: expected a whole number of at least 0; found {value!r}")
+        return self
 
 
 @dataclass(frozen=True)
