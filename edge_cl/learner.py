@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from edge_cl.backbones import (
     open_backbone,
     reopen_backbone,
 )
-from edge_cl.errors import InputError, StateError, StateReadOnlyError
+from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head
 from edge_cl.inputs import Samples, check_samples, clean_labels, sized
 from edge_cl.memory import Memory
@@ -131,9 +130,7 @@ class Learner:
         """Return the learner itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the state file."""
         self.close()
 
@@ -196,9 +193,7 @@ class Learner:
 
     def replay_usage(self) -> dict[str, int]:
         """Return bytes, limit, samples and bytes_per_sample of the replay."""
-        memory = self._load()
-        if memory is None:
-            return {"bytes": 0, "limit": self._settings.replay_bytes, "samples": 0, "bytes_per_sample": 0}
+        memory = self._load() or self._empty(self._info.dim if self._info else 0)
         return memory.replay.usage()
 
     def learn(
@@ -225,14 +220,12 @@ class Learner:
 
         Raises:
             InputError: an argument is wrong, or no sample can be read.
-            StateReadOnlyError: the state may not be written.
             StateError: the state cannot be written; nothing was changed.
         """
         start = time.perf_counter()
-        if not (isinstance(min_retention, int | float) and 0 <= min_retention <= 1):
+        if not isinstance(min_retention, int | float) or not 0 <= min_retention <= 1:
             raise InputError(f"min_retention: expected 0 to 1; found {min_retention!r}")
-        if self._state.is_read_only:
-            raise StateReadOnlyError(f"{self._state.name}: read-only; open it for writing, or chmod u+w it")
+        self._state.check_writable()
         samples = sized(samples)
         names = clean_labels(labels, len(samples))
         extraction = self._extract(samples, on_progress)
@@ -384,14 +377,14 @@ class Learner:
         return self._memory
 
     def _propose(self, memory: Memory | None, features: Floats, names: list[str]) -> Proposal:
-        if memory is None:
-            memory = Memory.empty(
-                features.shape[1],
-                has_scatter=self._recipe.anchor == "statistics",
-                replay_bytes=self._settings.replay_bytes,
-                seed=self._settings.seed,
-            )
-        return propose(memory, self._recipe, features, names)
+        has_scatter = self._recipe.anchor == "statistics"
+        if memory is not None and (memory.statistics.scatter is not None) != has_scatter:
+            raise StateError(f"{self._state.name}: damaged: the second moment does not fit the recipe")
+        return propose(memory or self._empty(features.shape[1]), self._recipe, features, names)
+
+    def _empty(self, dim: int) -> Memory:
+        settings, has_scatter = self._settings, self._recipe.anchor == "statistics"
+        return Memory.empty(dim, has_scatter=has_scatter, replay_bytes=settings.replay_bytes, seed=settings.seed)
 
     def _extract(self, samples: Samples, on_progress: Progress) -> Extraction:
         """Return the features of samples of any of the three kinds."""

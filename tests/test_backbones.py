@@ -17,6 +17,7 @@ import pytest
 from edge_cl import Learner
 from edge_cl.backbones import backbone as backbone_module
 from edge_cl.backbones import cache, open_backbone, reopen_backbone
+from edge_cl.backbones.images import read_image
 from edge_cl.backbones.locate import TINY_FILE
 from edge_cl.errors import BackboneError, BackboneMismatchError, BackboneMissingError, InputError
 
@@ -24,8 +25,8 @@ from .conftest import Photos, shared
 from .test_cut import PIXELS, gemm, model
 
 
-def net(path: Path, **metadata: str) -> Path:
-    path.write_bytes(model(gemm(), **metadata))
+def net(path: Path, metadata: dict[str, str] | None = None) -> Path:
+    path.write_bytes(model(gemm(), metadata=metadata))
     return path
 
 
@@ -84,7 +85,7 @@ def test_preprocessing_is_the_files_or_the_users(tmp_path: Path) -> None:
     path = net(tmp_path / "net.onnx")
     assert open_backbone(str(path)).info.preprocessing.input_size == (16, 16)
     assert open_backbone(str(path), {"mean": (0, 0, 0)}).info.preprocessing.mean == (0.0, 0.0, 0.0)
-    path = net(tmp_path / "said.onnx", edge_cl__preprocessing=json.dumps({"scale": 0.25}))
+    path = net(tmp_path / "said.onnx", {"edge_cl.preprocessing": json.dumps({"scale": 0.25})})
     assert open_backbone(str(path)).info.preprocessing.scale == 0.25
     with pytest.raises(InputError, match="leave out --scale"):
         open_backbone(str(path), {"scale": 1.0})
@@ -96,7 +97,7 @@ def test_a_changed_file_is_refused_with_both_hashes(tmp_path: Path, photos: Phot
     with Learner.create(tmp_path / "a.ecl", backbone=path) as learner:
         learner.learn_folder(root)
     old = cache.sha256_of(path)
-    net(path, note="changed")
+    net(path, {"note": "changed"})
     with pytest.raises(BackboneMismatchError) as caught:
         Learner.open(tmp_path / "a.ecl")
     assert old[:16] in str(caught.value)
@@ -158,10 +159,33 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     assert open_backbone(str(net(tmp_path / "net.onnx"))).info.dim == 6
 
 
+def test_a_photo_whose_features_are_not_finite_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = open_backbone("tiny")
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.where(images.reshape(len(images), -1)[:, :1] > 100, np.nan, 1).repeat(256, axis=1).astype("f4")
+
+    monkeypatch.setattr(backbone, "_run", run)
+    found = backbone.extract([np.full((64, 64, 3), grey, np.uint8) for grey in (50, 200, 60)])
+    assert found.rows.tolist() == [0, 2]
+    assert found.features.shape == (2, 256)
+    assert [(s.path, "not finite" in s.reason) for s in found.skipped] == [("image 1", True)]
+
+
+def test_a_copy_beside_the_state_counts_when_the_original_has_changed(tmp_path: Path, photos: Photos) -> None:
+    (tmp_path / "a").mkdir()
+    with Learner.create(tmp_path / "a" / "s.ecl", backbone=net(tmp_path / "a" / "net.onnx")) as learner:
+        learner.learn_folder(photos("x", "y"))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    net(tmp_path / "a" / "net.onnx", {"note": "changed"})
+    with Learner.open(tmp_path / "b" / "s.ecl") as learner:
+        assert learner.backbone is not None
+
+
 def test_the_next_batch_is_decoded_while_this_one_is_extracted(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = open_backbone("tiny")
     next_was_read, read = threading.Event(), []
-    real = backbone_module.read_image
+    real = read_image
 
     def spy(source: object, geometry: object) -> object:
         read.append(1)

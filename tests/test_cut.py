@@ -26,7 +26,7 @@ def model(
     shape: Sequence[Any] = ("N", 3, 16, 16),
     output: str = "logits",
     opset: int = 17,
-    **metadata: str,
+    metadata: dict[str, str] | None = None,
 ) -> bytes:
     arrays = {"conv": CONV, "dense": DENSE, **(weights or {})}
     graph = helper.make_graph(
@@ -39,7 +39,7 @@ def model(
     graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     built.ir_version = 8
-    helper.set_model_props(built, {key.replace("__", "."): value for key, value in metadata.items()})
+    helper.set_model_props(built, metadata or {})
     data: bytes = built.SerializeToString()
     return data
 
@@ -123,13 +123,51 @@ def test_a_1x1_convolution_on_a_map_is_no_classifier_and_a_bare_extractor_keeps_
     np.testing.assert_allclose(run(cut(source, None, "n"), PIXELS), run(source, PIXELS), rtol=1e-6)
 
 
+def test_squeeze_and_excite_is_no_classifier() -> None:
+    """1 x 1 convolutions on pooled features, but in the middle: their product with the map goes on."""
+    weights = {
+        "down": RNG.normal(size=(2, 6, 1, 1)).astype(np.float32),
+        "up": RNG.normal(size=(6, 2, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        *pooled(),
+        helper.make_node("Conv", ["pool", "down"], ["small"], kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["small", "up"], ["gate"], kernel_shape=[1, 1]),
+        helper.make_node("Mul", ["relu", "gate"], ["gated"]),
+        helper.make_node("GlobalAveragePool", ["gated"], ["pool2"]),
+        helper.make_node("Flatten", ["pool2"], ["logits"]),
+    ]
+    source = model(nodes, weights=weights)
+    np.testing.assert_allclose(run(cut(source, None, "n"), PIXELS), run(source, PIXELS), rtol=1e-5)
+
+
+def test_a_graph_of_any_size_is_tried_at_the_size_that_it_is_for() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "conv"], ["map"], kernel_shape=[3, 3]),
+        helper.make_node("Flatten", ["map"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "wide"], ["logits"]),
+    ]
+    wide = RNG.normal(size=(6 * 14 * 14, 3)).astype(np.float32)
+    source = model(nodes, weights={"wide": wide}, shape=("N", 3, "H", "W"))
+    assert run(cut(source, None, "n", (16, 16)), PIXELS).shape == (3, 6 * 14 * 14)
+    with pytest.raises(BackboneError, match="cannot be run"):
+        cut(source, None, "n")
+
+
+def test_weights_in_another_file_are_refused_with_what_to_do() -> None:
+    built = onnx.load_from_string(model(gemm()))
+    built.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    with pytest.raises(BackboneError, match="save it as one"):
+        cut(built.SerializeToString(), None, "n")
+
+
 def test_a_named_map_is_averaged_over_its_places() -> None:
     features = run(cut(model(gemm()), "relu", "n"), PIXELS)
     np.testing.assert_allclose(features, run(cut(model(gemm()), "pool", "n"), PIXELS), rtol=1e-5)
 
 
 def test_metadata_can_name_the_tensor() -> None:
-    source = model(gemm(), edge_cl__features="logits")
+    source = model(gemm(), metadata={"edge_cl.features": "logits"})
     assert run(cut(source, None, "n"), PIXELS).shape == (3, 10)
 
 
@@ -172,7 +210,7 @@ def test_nothing_of_the_exporters_machine_remains_and_dead_weights_go() -> None:
     if hasattr(nodes[0], "metadata_props"):
         entry = nodes[0].metadata_props.add()
         entry.key, entry.value = "pkg.torch.onnx.stack_trace", "/home/someone/train.py line 3"
-    built = cut(model(nodes, author="someone"), None, "n")
+    built = cut(model(nodes, metadata={"author": "someone"}), None, "n")
     assert b"/home/" not in built
     kept = onnx.load_from_string(built)
     assert [w.name for w in kept.graph.initializer] == ["conv"]
@@ -189,6 +227,11 @@ def test_nothing_of_the_exporters_machine_remains_and_dead_weights_go() -> None:
         (model(gemm()), "nowhere", "has no tensor 'nowhere'"),
         (model(gemm(), shape=("N", 4, 16, 16)), None, "expected one float32 image input"),
         (model(pooled()[:2], output="relu"), None, "name the tensor to cut at: net.onnx#tensor_name"),
+        (
+            model([*pooled()[:2], helper.make_node("Softmax", ["relu"], ["logits"])]),
+            None,
+            "name the tensor to cut at: net.onnx#tensor_name",
+        ),
     ],
 )
 def test_what_cannot_be_cut_is_one_line_that_says_why(source: bytes, tensor: str | None, wanted: str) -> None:

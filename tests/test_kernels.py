@@ -18,13 +18,14 @@ def problem(n: int, d: int, k: int, seed: int = 0) -> tuple[Floats, Floats, Ints
 
 
 def test_softmax_of_large_logits_is_finite_and_sums_to_one() -> None:
-    p = reference.softmax(np.array([[1e4, 0, -1e4], [5, 5, 5]]))
-    np.testing.assert_allclose(p, [[1, 0, 0], [1 / 3] * 3], atol=1e-12)
+    p = reference.softmax(np.array([[1e4, 0.0, -1e4], [5.0, 5.0, 5.0]]))
+    np.testing.assert_allclose(p, np.array([[1, 0, 0], [1 / 3] * 3]), atol=1e-12)
 
 
 def test_true_fisher_is_the_expected_squared_score() -> None:
     x, p, _ = problem(4, 3, 5)
-    want = sum(p[n, y] * np.outer(np.eye(5)[y] - p[n], x[n]) ** 2 / 4 for n in range(4) for y in range(5))
+    terms: list[Floats] = [p[n, y] * np.outer(np.eye(5)[y] - p[n], x[n]) ** 2 / 4 for n in range(4) for y in range(5)]
+    want: Floats = np.sum(np.asarray(terms, dtype=np.float64), axis=0)
     np.testing.assert_allclose(reference.fisher_true(x, p), want, rtol=1e-6)
 
 

@@ -86,6 +86,8 @@ def test_what_holds_no_samples_is_one_line(tmp_path: Path, name: str) -> None:
         {"X": np.eye(2), "y": np.array([0, 5]), "classes": np.array(["a", "b"])},
         {"X": np.eye(2), "y": np.array([0.5, 1]), "classes": np.array(["a", "b"])},
         {"X": np.array([object()]), "y": np.zeros(1)},
+        {"X": np.array(1.0), "y": np.zeros(1)},
+        {"X": np.eye(2), "y": np.zeros(2, int), "classes": np.array("a")},
     ],
 )
 def test_npz_without_its_arrays_or_with_pickles_is_refused(tmp_path: Path, arrays: dict[str, Any]) -> None:
@@ -96,6 +98,20 @@ def test_npz_without_its_arrays_or_with_pickles_is_refused(tmp_path: Path, array
 def test_a_place_without_anything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         list_images(tmp_path / "gone")
+
+
+def test_an_npy_by_the_wrong_name_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.eye(2))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(InputError, match="expected an \\.npz"):
+        read_samples(tmp_path / "x.npz")
+
+
+def test_hidden_folders_are_passed_over(photos: Photos) -> None:
+    root = photos("a", n_images=1)
+    (root / "a" / ".checkpoints").mkdir()
+    (root / "a" / ".checkpoints" / "0.png").write_bytes((root / "a" / "0.png").read_bytes())
+    assert len(read_samples(root).samples) == 1
 
 
 @pytest.mark.parametrize("name", ["a b", "größe", "猫", "a/b", "x" * 300, "7", "-1", "🙂"])
@@ -137,6 +153,10 @@ def test_features_of_any_real_type_and_layout_become_float32(dtype: Any) -> None
         np.array([[1.0, np.inf]]),
         np.array([[1e300, 1.0]]),
         np.array([[1e13, 1.0]]),
+        np.zeros((2, 20_000)),
+        np.array(1.0),
+        None,
+        7,
         np.zeros((2, 3)),
         np.zeros(2),
         np.zeros((2, 2, 2)),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_cl import Learner
-from edge_cl.errors import StateBusyError, StateError, StateMissingError, StateReadOnlyError
+from edge_cl.errors import InputError, StateBusyError, StateError, StateMissingError, StateReadOnlyError
 from edge_cl.state import file as state_file
 from edge_cl.state.schema import decode_array, encode_array, pack_triangle, unpack_triangle
 
@@ -121,6 +123,14 @@ def test_a_missing_empty_foreign_or_newer_file_is_refused_and_left_alone(tmp_pat
         "UPDATE settings SET value = 'many' WHERE key = 'replay_bytes'",
         "UPDATE settings SET value = '{}' WHERE key = 'backbone'",
         "UPDATE settings SET value = 'magic' WHERE key = 'recipe'",
+        "UPDATE arrays SET dtype = '<f4', data = zeroblob(12) WHERE name = 'counts'",
+        "UPDATE arrays SET data = zeroblob(24) WHERE name = 'counts'",
+        "UPDATE arrays SET data = x'0000c07f' || substr(data, 5) WHERE name = 'means'",
+        "UPDATE arrays SET shape = '[3, 0]', data = x'' WHERE name = 'weights'",
+        "UPDATE arrays SET shape = '[0]', data = x'' WHERE name = 'scatter'",
+        "UPDATE replay SET record = 7 WHERE slot = 0",
+        "UPDATE settings SET value = '-5' WHERE key = 'replay_bytes'",
+        "UPDATE settings SET value = 'tpu' WHERE key = 'device'",
         "DROP TABLE versions",
         "DROP TABLE arrays",
     ],
@@ -156,6 +166,51 @@ def test_a_read_only_file_predicts_and_does_not_learn(tmp_path: Path) -> None:
         learner.learn(*clusters(1, 2, DIM))
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.ecl"]
+
+
+def test_an_interrupt_just_after_the_commit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = taught(tmp_path / "a.ecl")
+    x, names = clusters(6, 8, DIM)
+    with Learner.open(path) as learner:
+        real = learner._state.writing
+
+        @contextlib.contextmanager
+        def commit_and_stop() -> Iterator[None]:
+            with real():
+                yield
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(learner._state, "writing", commit_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            learner.learn(x[24:32], names[24:32])
+        monkeypatch.undo()
+        assert learner.version == 2
+        assert learner.classes[-1] == "c3"
+        assert learner.learn(x[32:], names[32:]).version == 3
+    with Learner.open(path) as learner:
+        assert learner.classes == ("c0", "c1", "c2", "c3", "c4", "c5")
+
+
+def test_a_log_left_by_a_deleted_state_does_not_come_back(tmp_path: Path) -> None:
+    (tmp_path / "a.ecl-wal").write_bytes(b"left by a crash")
+    with pytest.raises(StateError, match=r"a\.ecl-wal: exists already"):
+        Learner.create(tmp_path / "a.ecl")
+    assert os.listdir(tmp_path) == ["a.ecl-wal"]
+
+
+def test_a_learner_of_an_empty_state_notices_the_others_features(tmp_path: Path) -> None:
+    Learner.create(tmp_path / "a.ecl").close()
+    with Learner.open(tmp_path / "a.ecl") as first, Learner.open(tmp_path / "a.ecl") as second:
+        second.learn(np.eye(4), ["a", "b", "c", "d"])
+        with pytest.raises(InputError, match="features"):
+            first.learn(np.eye(5), ["a", "b", "c", "d", "e"])
+
+
+def test_a_closed_learner_says_so(tmp_path: Path) -> None:
+    learner = Learner.create(tmp_path / "a.ecl")
+    learner.close()
+    with pytest.raises(StateError, match="open it again"):
+        learner.predict(np.eye(4))
 
 
 def test_a_second_writer_is_told_and_readers_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

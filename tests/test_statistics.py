@@ -33,6 +33,7 @@ def test_any_batches_give_the_two_pass_result(seed: int, cuts: list[int], offset
     counts, means, scatter = two_pass(x, y, 4)
     np.testing.assert_array_equal(statistics.counts, counts)
     np.testing.assert_allclose(statistics.means, means, rtol=1e-5, atol=1e-5)
+    assert statistics.scatter is not None
     # float32 inputs at an offset of 1000 are known to 6e-5: squares of differences to about 1e-3
     np.testing.assert_allclose(statistics.scatter, scatter, rtol=1e-4, atol=1e-4 if not offset else 5e-2)
 

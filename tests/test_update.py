@@ -102,6 +102,15 @@ def test_swapped_labels_are_seen_by_the_gate() -> None:
     assert propose(memory, get_recipe("edge"), y, swapped).retention < 0.8
 
 
+@pytest.mark.parametrize("n_samples", [1, 2, 3, 5])
+def test_classes_learnt_one_by_one_from_few_samples_are_not_refused(n_samples: int) -> None:
+    proposals = learn_in_tasks("edge", n_samples=n_samples, per_task=1)
+    assert not any(proposal.forgets(0.95) for proposal in proposals)
+    again = proposals[-1].memory
+    x, names = positive(12, 2, seed=7)
+    assert not propose(again, get_recipe("edge"), x, names).forgets(0.95)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_runs_give_the_same_bits(recipe: str) -> None:
     first, second = (learn_in_tasks(recipe)[-1].memory for _ in range(2))

@@ -223,6 +223,15 @@ class StateFile:
         slots = np.array([slot for slot, _ in rows], np.int64)
         return Replay(settings.replay_bytes, settings.seed, records, slots)
 
+    def check_writable(self) -> None:
+        """Refuse to write to a state that was opened for reading.
+
+        Raises:
+            StateReadOnlyError: it was, or its file may not be written.
+        """
+        if self.is_read_only:
+            raise StateReadOnlyError(f"{self.name}: read-only; open it for writing; if need be: chmod u+w {self.name}")
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the only right to write; commit at the end, undo on any exception.
@@ -232,8 +241,7 @@ class StateFile:
             StateBusyError: another process holds the right for longer than 10 seconds.
             StateError: the disk is full or broken; nothing was changed.
         """  # noqa: DOC501
-        if self.is_read_only:
-            raise StateReadOnlyError(f"{self.name}: read-only; type: chmod u+w {self.name}")
+        self.check_writable()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
