@@ -12,7 +12,7 @@ from edge_cl.head import Head
 from edge_cl.statistics import Statistics
 
 MIN_SHRINKAGE = 1e-4  # keeps the factorisation in float32 safe where a feature is always 0
-LEAF = 128  # below this size LAPACK's own Cholesky is as fast as products of halves
+LEAF = 64  # below this size LAPACK's own Cholesky is as fast as products of halves
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,21 @@ def inverse_cholesky(matrix: Floats) -> Floats:
 
     By halves, so that nearly all work is matrix products: twice as fast as LAPACK's factor and inverse at D = 1280.
     """
+    inverse = np.zeros_like(matrix)
+    _invert_into(inverse, matrix)
+    return inverse
+
+
+def _invert_into(inverse: Floats, matrix: Floats) -> None:
     dim = len(matrix)
     if dim <= LEAF:
-        return np.linalg.inv(np.linalg.cholesky(matrix.astype(np.float64))).astype(matrix.dtype)
-    half = dim // 2
-    top = inverse_cholesky(matrix[:half, :half])
-    below = matrix[half:, :half] @ top.T
-    bottom = inverse_cholesky(matrix[half:, half:] - below @ below.T)
-    inverse = np.zeros_like(matrix)
-    inverse[:half, :half], inverse[half:, half:] = top, bottom
-    inverse[half:, :half] = -bottom @ (below @ top)
-    return inverse
+        inverse[...] = np.linalg.inv(np.linalg.cholesky(matrix.astype(np.float64)))
+        return
+    top, bottom = slice(0, dim // 2), slice(dim // 2, dim)
+    _invert_into(inverse[top, top], matrix[top, top])
+    below = matrix[bottom, top] @ inverse[top, top].T
+    _invert_into(inverse[bottom, bottom], matrix[bottom, bottom] - below @ below.T)
+    np.matmul(-inverse[bottom, bottom], below @ inverse[top, top], out=inverse[bottom, top])
 
 
 def calibrate(logits: Floats, labels: Ints) -> float:

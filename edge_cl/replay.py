@@ -1,6 +1,6 @@
 """The replay store: a class-balanced sample of the past, bounded in bytes, a slice of it held out from training.
 
-One record, little-endian, 13 + 2 D bytes, and nothing else counts towards the limit:
+One record, little-endian, 16 + 2 D bytes, and nothing else counts towards the limit:
 
 | offset | size | type    | name     | meaning |
 |--------|------|---------|----------|---------|
@@ -8,7 +8,8 @@ One record, little-endian, 13 + 2 D bytes, and nothing else counts towards the l
 | 4      | 4    | u32     | sequence | the how-manieth sample of its class this was, from 0 |
 | 8      | 4    | f32     | scale    | values are multiplied by it |
 | 12     | 1    | u8      | hit      | did the last update's head get it right as if unseen: 0 no, 1 yes, 2 unknown |
-| 13     | 2 D  | f16 x D | values   | features / scale |
+| 13     | 3    | u8 x 3  | zero     | 0: unaligned values decode at half the speed |
+| 16     | 2 D  | f16 x D | values   | features / scale |
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Bools = NDArray[np.bool_]
 
 def record_type(dim: int) -> np.dtype[Any]:
     """Return the layout of one record for features of D values."""
-    return np.dtype([("label", "<u4"), ("sequence", "<u4"), ("scale", "<f4"), ("hit", "u1"), ("values", "<f2", (dim,))])
+    header = [("label", "<u4"), ("sequence", "<u4"), ("scale", "<f4"), ("hit", "u1"), ("zero", "u1", (3,))]
+    return np.dtype([*header, ("values", "<f2", (dim,))])
 
 
 def is_held_out(sequence: Ints) -> Bools:

@@ -21,6 +21,7 @@ from edge_cl.replay import UNKNOWN, Bools, is_held_out
 from edge_cl.statistics import Statistics
 
 PULLS = (5e-2, 5e-3, 5e-4)  # EWC's lambda for each sample seen, tried from the firmest on
+FIRST_STEPS = 5  # of L-BFGS: where the held-out slice has lost by then, the minimum is not looked for
 RIDGE = 1e-3  # lambda of recipes that have no Fisher: just enough for a finite minimum on separable samples
 
 
@@ -171,11 +172,20 @@ def _refine(counts: Ints, pool: _Pool, inputs: Floats, offsets: Floats) -> Float
         inputs = inputs @ basis.T
     stored = np.bincount(labels, minlength=len(counts))
     weights = (counts[labels] / stored[labels]).astype(np.float32)
-    best, best_losses = np.zeros((len(counts), inputs.shape[1]), np.float32), cross_entropy(offsets[held], answers)
+
+    def held_losses(shift: Floats) -> Floats:
+        return cross_entropy(offsets[held] + inputs[held] @ shift.T, answers)
+
+    best = np.zeros((len(counts), inputs.shape[1]), np.float32)
+    best_losses = held_losses(best)
     for share in PULLS:
         pull = share * float(weights.sum())
-        shift = minimise(Objective(inputs[train], offsets[train], labels, weights, pull), best)
-        losses = cross_entropy(offsets[held] + inputs[held] @ shift.T, answers)
+        objective = Objective(inputs[train], offsets[train], labels, weights, pull)
+        shift = minimise(objective, best, max_steps=FIRST_STEPS)
+        if held_losses(shift).mean() > best_losses.mean():
+            break
+        shift = minimise(objective, shift)
+        losses = held_losses(shift)
         gains = best_losses - losses
         if gains.mean() < 2 * gains.std(ddof=1) / np.sqrt(len(gains)):
             break

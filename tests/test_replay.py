@@ -26,9 +26,9 @@ def offered(store: Replay, labels: np.ndarray, counts: np.ndarray, seed: int = 0
     return new
 
 
-def test_record_is_13_bytes_and_two_for_each_value() -> None:
-    assert SIZE == 13 + 2 * DIM
-    assert record_type(1280).itemsize == 2573
+def test_record_is_16_bytes_and_two_for_each_value() -> None:
+    assert SIZE == 16 + 2 * DIM
+    assert record_type(1280).itemsize == 2576
 
 
 def test_golden_record() -> None:
@@ -36,7 +36,7 @@ def test_golden_record() -> None:
         np.array([[0, 1, -2, 0.5, 0, 4]], np.float32), np.array([3]), np.array([7])
     )
     assert store.mark(np.array([True]), np.array([True])).records.tobytes().hex() == (
-        "030000000700000000008040010000003400b800300000003c"
+        "030000000700000000008040010000000000003400b800300000003c"
     )
 
 

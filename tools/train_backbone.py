@@ -3,7 +3,7 @@
     python tools/train_backbone.py --data tiny_imagenet200.npz --out edge_cl/backbones/tiny.onnx
 
 A small residual CNN on 64 x 64 RGB images; the classifier of the training is thrown away and the pooled features
-(N, 256) stay. The held-out images are looked at once, after the last epoch, so no choice was made on them.
+(N, 256) stay. The held-out images are looked at once, after the last epoch.
 """
 
 from __future__ import annotations

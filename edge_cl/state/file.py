@@ -35,7 +35,7 @@ from edge_cl.statistics import Statistics
 MEMORY = ":memory:"
 BUSY_SECONDS = 10.0  # how long a writer waits for another one
 PAGE_BYTES = 16 << 10  # blobs of megabytes are written in 0.6 x the time that SQLite's own 4 KiB take
-WAL_BYTES = 4 << 20  # the write-ahead log is folded in from this size on, and cut back to it
+WAL_BYTES = 8 << 20  # the write-ahead log is folded in from this size on, and cut back to it
 UPSERT_ARRAY = (
     "INSERT INTO arrays VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
     "dtype = excluded.dtype, shape = excluded.shape, data = excluded.data"
