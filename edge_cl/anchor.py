@@ -12,6 +12,7 @@ from edge_cl.head import Head
 from edge_cl.statistics import Statistics
 
 MIN_SHRINKAGE = 1e-4  # keeps the factorisation in float32 safe where a feature is always 0
+MAX_SPREAD = 10.0  # between a feature's deviation and the median one; those of deep features lie within
 LEAF = 64  # below this size LAPACK's own Cholesky is as fast as products of halves
 
 
@@ -91,6 +92,8 @@ def whiten(statistics: Statistics) -> Whitened:
 
     The covariance is the one within the classes, shrunk towards a multiple of the identity. While it has fewer degrees
     of freedom than the class means have, with one sample of each class none at all, the scatter of the means joins it.
+    Features whose deviation is far from the others' are brought near them first, or they would be all that is seen:
+    raw gas sensors 89.4 -> 94.7 %, one noise of 10^6 among 100 features 33 -> 65 %, deep features unchanged.
     """
     assert statistics.scatter is not None
     n_classes, dim = statistics.means.shape
@@ -103,13 +106,26 @@ def whiten(statistics: Statistics) -> Whitened:
         scatter = scatter + between.T @ between
         degrees += n_classes - 1
     degrees = max(degrees, 1)
+    units = _far_units(scatter)
+    if (units != 1).any():
+        scatter = scatter / (units[:, None] * units)
     shrinkage = oracle_shrinkage(scatter, degrees)
     scale = float(np.trace(scatter)) / (dim * degrees) or 1.0
     covariance = scatter * np.float32((1 - shrinkage) / degrees)
     covariance[np.diag_indices(dim)] += shrinkage * scale
-    whitener = inverse_cholesky(covariance)
+    whitener = inverse_cholesky(covariance) / units
     weight = (1 - shrinkage) / degrees if has_within else None
     return Whitened(centre, whitener, between @ whitener.T, statistics.counts, weight)
+
+
+def _far_units(scatter: Floats) -> Floats:
+    """Return what to divide each feature (D,) by: 1 but for those whose deviation is 10 x beyond the median one."""
+    deviation = np.sqrt(scatter.diagonal())
+    if not deviation.any():
+        return np.ones_like(deviation)
+    middle = np.median(deviation[deviation > 0])
+    near = np.clip(deviation, middle / MAX_SPREAD, middle * MAX_SPREAD)
+    return np.where(deviation > 0, deviation / near, 1).astype(np.float32)
 
 
 def oracle_shrinkage(scatter: Floats, n_samples: int) -> float:

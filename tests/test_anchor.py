@@ -74,6 +74,18 @@ def test_leave_one_out_accuracy_is_that_of_unseen_samples() -> None:
     assert abs(unseen.mean() - truth) < 0.06  # 80 samples: one standard error is at most 0.056
 
 
+def test_one_feature_in_other_units_does_not_drown_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(900) % 3
+    x = (rng.normal(size=(3, 40))[y] + 2 * rng.normal(size=(900, 40))).astype(np.float32)
+    accuracy = []
+    for unit in (1, 1e6, 1e-6):
+        scaled = x * np.where(np.arange(40) == 7, unit, 1).astype(np.float32)
+        space = whiten(Statistics.empty(40, has_scatter=True).learn(scaled[:450], y[:450], 3))
+        accuracy.append((space.logits(space.transform(scaled[450:])).argmax(axis=1) == y[450:]).mean())
+    assert min(accuracy) > accuracy[0] - 0.05
+
+
 @pytest.mark.parametrize(("n_classes", "n_samples", "dim"), [(2, 6, 256), (2, 2, 8), (3, 4, 500), (30, 2, 64)])
 def test_samples_that_are_easy_stay_easy_when_left_out(n_classes: int, n_samples: int, dim: int) -> None:
     rng = np.random.default_rng(0)

@@ -3,7 +3,7 @@
     python tools/bench_path.py --backbone mobilenet_v2.onnx --train photos/train --test photos/test
 
 Ten updates of a tenth of the classes each but for the last class, 20 photos of which are then learnt again and again
-from copies of that state; the accuracy on the test photos; import, help and predict as whole processes. One JSON object.
+from copies of that state; the accuracy on the test photos; import, help and predict as whole processes. Prints JSON.
 """
 
 from __future__ import annotations
