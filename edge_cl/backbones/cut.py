@@ -189,11 +189,22 @@ def _convert(model: onnx.ModelProto, inputs: dict[str, Floats], tensor: str, wan
             node.attribute.extend(kept)
     try:
         converted = onnx.version_converter.convert_version(model, OPSET)
+        _restore_axes(converted, model)
         onnx.checker.check_model(converted)
         found = _probe(converted, inputs, [tensor], "")[tensor]
     except Exception:  # the converter has no error class; a model it cannot convert still runs where it came from
         return model
     return converted if np.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max())) else model
+
+
+def _restore_axes(converted: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Give the Reduce operators back the axes that converters before onnx 1.22 turn into an empty list."""
+    weights = {w.name: w for w in model.graph.initializer}
+    lost = {n.output[0]: n.input[1] for n in model.graph.node if n.op_type.startswith("Reduce") and len(n.input) > 1}
+    for node in converted.graph.node:
+        axes = next((a for a in node.attribute if a.name == "axes" and not a.ints), None)
+        if axes is not None and lost.get(node.output[0]) in weights:
+            axes.ints.extend(onnx.numpy_helper.to_array(weights[lost[node.output[0]]]).tolist())
 
 
 def _rebuild(
