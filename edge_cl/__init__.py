@@ -31,6 +31,11 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use, so that the command line's help does not wait for numpy.
 

@@ -66,6 +66,8 @@ def check_samples(samples: Any, dim: int, *, has_backbone: bool) -> Any:
         if samples.ndim != 4 or samples.shape[3] != 3 or 0 in samples.shape[1:]:
             raise InputError(f"samples: expected images (N, H, W, 3) uint8; found shape {samples.shape}")
         return samples
+    if has_backbone and samples.ndim == 4:
+        raise InputError(f"samples: expected images (N, H, W, 3) uint8, 0 to 255; found dtype {samples.dtype}")
     return check_features(samples, dim)
 
 
@@ -128,5 +130,5 @@ def clean_name(label: Any) -> str:
         raise InputError(f"class name: expected 1 to {MAX_LENGTH} characters; found {len(name)} in {name[:40]!r}")
     bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
     if bad is not None:
-        raise InputError(f"class name: expected no control character; found {bad!r} in {name[:80]!r}")
+        raise InputError(f"class name: expected printable characters only; found {bad!r} in {name[:80]!r}")
     return name

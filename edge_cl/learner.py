@@ -27,7 +27,7 @@ from edge_cl.head import Head
 from edge_cl.inputs import Samples, check_samples, clean_labels, sized
 from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
-from edge_cl.reports import Evaluation, Predictions, UpdateReport
+from edge_cl.reports import Evaluation, Predictions, UpdateReport, check_some_read
 from edge_cl.samples import LabelledSamples, read_folder
 from edge_cl.state import Settings, StateFile, Version
 from edge_cl.update import Proposal, propose
@@ -232,8 +232,7 @@ class Learner:
         if extraction.skipped and strict:
             first = extraction.skipped[0]
             raise InputError(f"{first.path}: {first.reason} (strict: nothing was learnt)")
-        if not len(extraction.rows):
-            raise InputError(f"samples: expected at least one that can be read; found none of {len(samples)}")
+        check_some_read(extraction, len(samples))
         extracted = time.perf_counter()
         names = [names[row] for row in extraction.rows]
         try:
@@ -336,8 +335,7 @@ class Learner:
         start = time.perf_counter()
         predictions = self.predict(samples, strict=False, on_progress=on_progress)
         seconds = time.perf_counter() - start
-        if not predictions.labels:
-            raise InputError(f"samples: expected at least one that can be read; found none of {len(samples)}")
+        check_some_read(predictions, len(samples))
         return Evaluation.score([names[row] for row in predictions.rows], predictions, seconds)
 
     def export(self, path: str | os.PathLike[str], kind: str = "model") -> None:
@@ -380,7 +378,10 @@ class Learner:
         has_scatter = self._recipe.anchor == "statistics"
         if memory is not None and (memory.statistics.scatter is not None) != has_scatter:
             raise StateError(f"{self._state.name}: damaged: the second moment does not fit the recipe")
-        return propose(memory or self._empty(features.shape[1]), self._recipe, features, names)
+        try:
+            return propose(memory or self._empty(features.shape[1]), self._recipe, features, names)
+        except np.linalg.LinAlgError:
+            raise StateError(f"{self._state.name}: damaged: its second moment is none; restore a copy") from None
 
     def _empty(self, dim: int) -> Memory:
         settings, has_scatter = self._settings, self._recipe.anchor == "statistics"

@@ -9,6 +9,7 @@ import numpy as np
 from edge_kernels.reference import Floats, Ints
 
 from edge_cl.backbones import Extraction, Skipped
+from edge_cl.errors import InputError
 from edge_cl.head import Head
 
 
@@ -104,3 +105,14 @@ class Evaluation:
         per_class = {str(name): float(hits[names == name].mean()) for name in dict.fromkeys(answers)}
         accuracy, class_mean = float(hits.mean()), float(np.mean(list(per_class.values())))
         return cls(accuracy, class_mean, per_class, len(hits), 1000 * seconds / len(hits), predictions.skipped)
+
+
+def check_some_read(found: Extraction | Predictions, n_samples: int) -> None:
+    """Refuse a list of samples of which none could be read; the error tells why the first could not.
+
+    Raises:
+        InputError: none could.
+    """
+    if not len(found.rows):
+        first = f"; the first: {found.skipped[0].path}: {found.skipped[0].reason}" if found.skipped else ""
+        raise InputError(f"samples: expected at least one that can be read; found none of {n_samples}{first}")

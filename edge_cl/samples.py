@@ -21,6 +21,7 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga", ".ico"),
 )
 _ZIP = (zipfile.BadZipFile, zlib.error)
+NO_IMAGE = "no image by its suffix"
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -58,7 +59,7 @@ def read_samples(path: str | os.PathLike[str]) -> LabelledSamples:
 
 
 def read_folder(path: str | os.PathLike[str]) -> LabelledSamples:
-    """Return the images in a folder's folders, each named after the first folder below `path`; all in sorted order.
+    """Return the images in a folder's folders, each named after its folder; all in sorted order.
 
     Hidden files are passed over; anything else that has no image's suffix is listed as skipped.
 
@@ -79,11 +80,13 @@ def read_folder(path: str | os.PathLike[str]) -> LabelledSamples:
         if not entry.is_dir():
             skipped.append(Skipped(str(entry), "not in a class folder"))
             continue
-        found = list_images(entry)
-        images += found.samples
-        labels += [entry.name] * len(found.samples)
-        skipped += found.skipped
-        if not found.samples:
+        files, folders = _split_entries(entry)
+        usable = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+        images += usable
+        labels += [entry.name] * len(usable)
+        skipped += [Skipped(str(file), NO_IMAGE) for file in files if file.suffix.lower() not in SUFFIXES]
+        skipped += [Skipped(str(folder), "a folder inside a class folder") for folder in folders]
+        if not usable:
             skipped.append(Skipped(str(entry), "a class folder without an image"))
     if not images:
         raise InputError(
@@ -96,18 +99,32 @@ def list_images(path: str | os.PathLike[str]) -> LabelledSamples:
     """Return the images at or anywhere below a path, sorted, without names.
 
     Raises:
-        InputError: there is no such path.
+        InputError: there is no such path, or no image.
     """
     root = Path(path)
     if root.is_file():
         return LabelledSamples([str(root)], [], ())
     if not root.exists():
-        raise InputError(f"{root}: no such file or folder")
-    found = ((f, f.relative_to(root).parts) for f in sorted(root.rglob("*")) if f.is_file())
-    files = [f for f, parts in found if not any(_is_hidden(part) for part in parts)]
-    images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
-    others = [Skipped(str(f), "no image by its suffix") for f in files if f.suffix.lower() not in SUFFIXES]
-    return LabelledSamples(images, [], tuple(others))
+        raise InputError(f"{path}: no such file or folder")
+    files, waiting, seen = [], [root], set()
+    while waiting:
+        folder = waiting.pop()
+        if folder.resolve() not in seen:  # links may lead in circles
+            seen.add(folder.resolve())
+            here, folders = _split_entries(folder)
+            files += here
+            waiting += folders
+    images = sorted(str(file) for file in files if file.suffix.lower() in SUFFIXES)
+    if not images:
+        raise InputError(f"{root}: expected at least one image; found none")
+    others = tuple(Skipped(str(file), NO_IMAGE) for file in sorted(files) if file.suffix.lower() not in SUFFIXES)
+    return LabelledSamples(images, [], others)
+
+
+def _split_entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files (and dangling links) and the folders of a folder, sorted, without the hidden ones."""
+    entries = [entry for entry in sorted(folder.iterdir()) if not _is_hidden(entry.name)]
+    return [entry for entry in entries if not entry.is_dir()], [entry for entry in entries if entry.is_dir()]
 
 
 def read_csv(path: Path) -> LabelledSamples:
@@ -124,8 +141,8 @@ def read_csv(path: Path) -> LabelledSamples:
     if rows and [cell.strip().lower() for cell in rows[0][1]] == ["path", "label"]:
         del rows[0]
     for number, row in rows:
-        if len(row) != 2:
-            raise InputError(f"{path}:{number}: expected two columns, path and label; found {len(row)}")
+        if len(row) != 2 or not all(cell.strip() for cell in row):
+            raise InputError(f"{path}:{number}: expected two columns, path and label; found {','.join(row)!r}")
     if not rows:
         raise InputError(f"{path}: expected rows of path and label; found none")
     return LabelledSamples([str(path.parent / row[0].strip()) for _, row in rows], [row[1] for _, row in rows], ())
@@ -139,7 +156,10 @@ def read_npz(path: Path) -> LabelledSamples:
     """
     arrays = _read_arrays(path)
     if [getattr(arrays.get(name), "ndim", 0) for name in ("X", "y")] != [2, 1]:
-        raise InputError(f"{path}: expected arrays X (N, D) and y (N,); found {', '.join(arrays) or 'neither'}")
+        found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "neither"
+        raise InputError(f"{path}: expected arrays X (N, D) and y (N,); found {found}")
+    if len(arrays["X"]) != len(arrays["y"]):
+        raise InputError(f"{path}: expected as many y as X; found {len(arrays['y'])} and {len(arrays['X'])}")
     labels = arrays["y"]
     if "classes" in arrays:
         if arrays["classes"].ndim != 1:

@@ -139,7 +139,7 @@ def bad_inputs(cam: Path) -> list[tuple[list[object], int, str]]:
     return [
         (["learn", cam, folder / "gone"], 1, "no such file or folder"),
         (["learn", cam, folder / "empty"], 1, "expected class folders with images"),
-        (["learn", cam, folder / "broken"], 1, "at least one that can be read"),
+        (["learn", cam, folder / "broken"], 1, "b.jpg: empty file"),
         (["learn", cam, folder / "broken", "--strict"], 1, "empty file"),
         (["learn", cam, folder / "other.npz"], 1, "expected an .npz"),
         (["learn", folder / "gone.ecl", folder / "known"], 1, "edge-cl new"),
@@ -154,7 +154,11 @@ def bad_inputs(cam: Path) -> list[tuple[list[object], int, str]]:
         (["new", folder / "b.ecl", "--mean", "1,2"], 2, "3 numbers"),
         (["new", folder / "b.ecl", "--recipe", "magic"], 2, "magic"),
         (["predict", cam, folder / "gone.jpg"], 1, "no such file"),
-        (["predict", cam, folder / "empty"], 1, "at least one"),
+        (["predict", cam, folder / "empty"], 1, "empty: expected at least one image"),
+        (["predict", "", folder / "known"], 2, "empty one"),
+        (["new", ":memory:"], 2, "keeps nothing"),
+        (["new", folder / "b.ecl", "--scale", "1/0"], 2, "numbers"),
+        (["new", folder / "b.ecl", "--backbone", folder], 1, "no such file"),
         (["predict", cam, folder / "broken" / "a" / "b.jpg"], 1, "empty file"),
         (["export", cam, folder], 1, "found a folder"),
         (["export", cam, folder / "no" / "a.onnx"], 1, "cannot be written"),
@@ -174,6 +178,22 @@ def test_bad_input_is_one_line_the_right_status_and_no_change(cam: Path, command
             assert len(done.stderr.splitlines()) == 1, done.stderr
         assert cam.read_bytes() == before
         assert not (cam.parent / "b.ecl").exists()
+
+
+def test_output_that_cannot_be_written_or_encoded_is_no_traceback(
+    tmp_path: Path, photos: Photos, command: list[str]
+) -> None:
+    run(command, "new", tmp_path / "a.ecl")
+    run(command, "learn", tmp_path / "a.ecl", photos("größe", "猫"))
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for args in (["info", str(tmp_path / "a.ecl")], ["info", str(tmp_path / "a.ecl"), "--json"]):
+        done = subprocess.run([*command, *args], capture_output=True, env=ascii_only, check=True)
+        assert b"Traceback" not in done.stderr
+    assert json.loads(done.stdout)["classes"] == ["größe", "猫"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*command, *args], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"edge-cl: output: No space left")
 
 
 def test_ctrl_c_in_the_middle_of_a_learn_changes_nothing(cam: Path, photos: Photos, command: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 from PIL import Image
 
@@ -12,7 +13,7 @@ from edge_cl import Learner
 from edge_cl.demo.chart import draw_curves
 from edge_cl.demo.digits import NAMES, load_digits, split
 
-from .test_cli import as_json
+from .test_cli import as_json, run
 
 
 def test_digits_are_the_uci_ones() -> None:
@@ -38,6 +39,14 @@ def test_demo_remembers_where_finetune_forgets(tmp_path: Path, command: list[str
     with Image.open(tmp_path / "demo.png") as picture:
         assert picture.size == (1000, 620)
     as_json(command, "demo", "--out", tmp_path)  # a second run replaces its own files
+
+
+def test_demo_leaves_a_state_of_the_users_alone(tmp_path: Path, command: list[str]) -> None:
+    with Learner.create(tmp_path / "demo.ecl") as learner:
+        learner.learn(np.eye(3), ["a", "b", "c"])
+    before = (tmp_path / "demo.ecl").read_bytes()
+    assert "is no state of the demo" in run(command, "demo", "--out", tmp_path, status=1).stderr
+    assert (tmp_path / "demo.ecl").read_bytes() == before
 
 
 def test_chart_draws_one_point_and_many() -> None:

@@ -108,6 +108,17 @@ def test_a_mismatch_writes_nothing_and_keeps_the_old_file(
     assert sorted(p.name for p in tmp_path.glob("*.onnx")) == ["a.onnx"]
 
 
+def test_an_export_never_replaces_a_state_or_its_backbone(tmp_path: Path, taught: Learner, photos: Photos) -> None:
+    taught.export(tmp_path / "net.onnx")
+    with Learner.create(tmp_path / "b.ecl", backbone=tmp_path / "net.onnx") as learner:
+        learner.learn_folder(photos("x", "y", folder="more"))
+        before = {name: (tmp_path / name).read_bytes() for name in ("a.ecl", "net.onnx")}
+        for name in ("a.ecl", "b.ecl", "net.onnx"):
+            with pytest.raises(ExportError, match="choose another name"):
+                learner.export(tmp_path / name)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
 def test_a_target_that_cannot_be_written_is_one_line(tmp_path: Path, taught: Learner) -> None:
     for target, wanted in ((tmp_path, "found a folder"), (tmp_path / "no" / "a.onnx", "cannot be written")):
         with pytest.raises(ExportError, match=wanted) as caught:

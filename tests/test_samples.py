@@ -18,12 +18,28 @@ from .conftest import Photos
 
 def test_a_folder_is_its_class_folders_in_order(photos: Photos) -> None:
     root = photos("zebra crossing", "ångström", n_images=2)
-    (root / "zebra crossing" / "deeper").mkdir()
-    (root / "zebra crossing" / "0.png").rename(root / "zebra crossing" / "deeper" / "0.PNG")
+    (root / "zebra crossing" / "0.png").rename(root / "zebra crossing" / "0.PNG")
     found = read_samples(root)
     assert list(found.labels) == ["zebra crossing"] * 2 + ["ångström"] * 2
-    assert [Path(p).name for p in found.samples] == ["1.png", "0.PNG", "0.png", "1.png"]
+    assert [Path(p).name for p in found.samples] == ["0.PNG", "1.png", "0.png", "1.png"]
     assert found.skipped == ()
+
+
+def test_a_folder_of_data_sets_does_not_become_two_classes(photos: Photos) -> None:
+    root = photos("train/a", "train/b", "test/a")
+    with pytest.raises(InputError, match="found none"):
+        read_samples(root)
+    assert len(list_images(root).samples) == 18
+
+
+def test_links_are_followed_but_not_in_circles_and_dangling_ones_are_told(photos: Photos, tmp_path: Path) -> None:
+    root = photos("a", n_images=1)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "b").symlink_to(root / "a")
+    (root / "a" / "round").symlink_to(root)
+    (root / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert [Path(p).name for p in list_images(tmp_path / "links").samples] == ["0.png", "gone.jpg"]
+    assert [Path(p).name for p in read_samples(root).samples] == ["0.png", "gone.jpg"]
 
 
 def test_other_files_are_listed_and_hidden_ones_passed_over(photos: Photos) -> None:

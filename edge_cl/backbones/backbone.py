@@ -183,7 +183,7 @@ def open_session(model: Path | bytes, device: str) -> Any:
         import onnxruntime
     except ImportError:
         raise MissingPackageError(
-            'onnxruntime is not installed; type: pip install "edge_cl[cpu]" (on a Jetson: its onnxruntime-gpu wheel)'
+            "onnxruntime is not installed; type: pip install onnxruntime (on a Jetson: its own onnxruntime-gpu wheel)"
         ) from None
     available = onnxruntime.get_available_providers()
     if device == "cuda" and "CUDAExecutionProvider" not in available:

@@ -38,7 +38,7 @@ def open_backbone(spec: str, given: Mapping[str, Any] | None = None, device: str
         source, name, place, sha256 = TINY_FILE, TINY, "", cache.sha256_of(TINY_FILE)
     elif path.is_file():
         source, name, place, sha256 = path, path.name, str(path.resolve()), cache.sha256_of(path)
-    elif os.sep in spec or path.suffix == ".onnx":
+    elif os.sep in spec or path.suffix == ".onnx" or path.exists():
         raise BackboneMissingError(f"{path}: no such file; pass an .onnx file, 'tiny' or a torchvision name")
     else:
         from edge_cl.backbones.pretrained import find_pretrained

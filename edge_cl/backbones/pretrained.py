@@ -56,7 +56,8 @@ def _export(name: str) -> tuple[bytes, str]:
         import torchvision
     except ImportError as error:
         raise MissingPackageError(
-            f'{name}: a torchvision backbone needs torch and torchvision ({error}); type: pip install "edge_cl[torch]"'
+            f"{name}: is no file; as a torchvision name it needs torch and torchvision once ({error}); "
+            "type: pip install torch torchvision onnxscript"
         ) from None
     try:
         weights: Any = torchvision.models.get_model_weights(name).DEFAULT

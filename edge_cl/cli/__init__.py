@@ -42,11 +42,19 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what a user can cause ends in one line and exit status 1."""
+        """Run a command; what a user can cause ends in one line and exit status 1.
+
+        Raises:
+            BrokenPipeError: whoever read the output has gone; click ends quietly.
+        """
         try:
             return super().invoke(ctx)
         except EdgeClError as error:
             click.echo(f"edge-cl: {error}", err=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            click.echo(f"edge-cl: {error.filename or 'output'}: {error.strerror}", err=True)
         except KeyboardInterrupt:
             click.echo("edge-cl: interrupted; the state is the last committed version, whole", err=True)
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edge_cl.cli.options import json_option
+from edge_cl.cli.options import AnyPath, json_option
 from edge_cl.cli.output import note, show_json, show_table
 from edge_cl.demo.chart import draw_curves
 from edge_cl.demo.digits import N_TRAIN
@@ -17,7 +17,7 @@ from edge_cl.files import write_whole
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(), default=".", show_default=True, help="Folder for the three files.")
+@click.option("--out", type=AnyPath(), default=".", show_default=True, help="Folder for the three files.")
 @json_option
 def command(out: str, as_json: bool) -> None:
     """Learn handwritten digits: five at once, then five updates; writes demo.ecl, demo.onnx and demo.png."""
@@ -56,4 +56,4 @@ def _chart(result: Result) -> bytes:
         stages = [stage for stage in result.stages if stage.recipe == recipe and not math.isnan(stage.old_accuracy)]
         curves[f"{recipe}, old classes"] = [(s.n_classes, s.old_accuracy) for s in stages]
         curves[f"{recipe}, new class"] = [(s.n_classes, s.new_accuracy) for s in stages]
-    return draw_curves("Handwritten digits, one new class an update", "classes known", curves)
+    return draw_curves("Accuracy on 1,397 test images of digits, one new class an update", "classes known", curves)

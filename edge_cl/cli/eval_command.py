@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edge_cl.cli.options import backbone_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
 from edge_cl.cli.output import note, note_skipped, progress, show_json, show_table, skipped_rows
 from edge_cl.learner import Learner
 from edge_cl.samples import read_samples
@@ -12,7 +12,7 @@ from edge_cl.samples import read_samples
 
 @click.command("eval")
 @state_argument
-@click.argument("samples", type=click.Path())
+@click.argument("samples", type=AnyPath())
 @backbone_option
 @json_option
 def command(state: str, samples: str, backbone: str | None, as_json: bool) -> None:

@@ -6,14 +6,14 @@ import os
 
 import click
 
-from edge_cl.cli.options import backbone_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
 from edge_cl.cli.output import show_json, show_table
 from edge_cl.learner import Learner
 
 
 @click.command("export")
 @state_argument
-@click.argument("target", type=click.Path())
+@click.argument("target", type=AnyPath())
 @click.option("--kind", type=click.Choice(["model"]), default="model", show_default=True)
 @backbone_option
 @json_option

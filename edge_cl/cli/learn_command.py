@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from edge_cl.cli.options import backbone_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
 from edge_cl.cli.output import note, note_skipped, progress, show_json, show_table, skipped_rows
 from edge_cl.learner import Learner
 from edge_cl.samples import read_samples
@@ -14,7 +14,7 @@ from edge_cl.samples import read_samples
 
 @click.command("learn")
 @state_argument
-@click.argument("samples", type=click.Path())
+@click.argument("samples", type=AnyPath())
 @click.option("--min-retention", type=click.FloatRange(0, 1), default=0.95, show_default=True)
 @click.option("--strict", is_flag=True, help="Learn nothing if one file cannot be read.")
 @backbone_option
@@ -26,10 +26,11 @@ def command(state: str, samples: str, min_retention: float, strict: bool, backbo
         with progress("extracting", len(found.samples)) as advance:
             report = learner.learn_samples(found, min_retention=min_retention, strict=strict, on_progress=advance)
         n_classes = len(learner.classes)
+    if not as_json:
+        note_skipped(report.skipped)
     if as_json:
         show_json({**vars(report), "skipped": skipped_rows(report.skipped)})
-    else:
-        note_skipped(report.skipped)
+    elif report.committed:
         names = ", ".join(report.new_classes[:5]) + (", ..." if len(report.new_classes) > 5 else "")
         show_table(
             "",
@@ -49,8 +50,11 @@ def command(state: str, samples: str, min_retention: float, strict: bool, backbo
     if not report.committed:
         note(
             f"{state}: refused: old classes would keep {report.retention:.1%} of their accuracy, expected at least "
-            f"{min_retention:.1%}; nothing was changed; to accept it: --min-retention {report.retention:.2f}"
+            f"{min_retention:.1%}; nothing was changed; add more photos, or accept it: --min-retention "
+            f"{int(100 * report.retention) / 100:.2f}"
         )
         sys.exit(1)
+    if report.retention < min_retention:
+        note(f"{state}: retention {report.retention:.1%} is below {min_retention:.1%} by no more than its own error")
     if n_classes == 1:
         note(f"{state}: knows one class only, so everything is {report.new_classes[0]!r}; learn a second one")

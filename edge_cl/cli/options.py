@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 import click
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
-state_argument = click.argument("state", type=click.Path())
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout instead of a table.")
 backbone_option = click.option("--backbone", metavar="FILE", help="Where the backbone's file is now, if it was moved.")
+
+
+class AnyPath(click.Path):
+    """A path; whether it can be read is for the command to say."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; an empty one is wrong usage."""
+        if not value:
+            self.fail("expected a path; found an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+state_argument = click.argument("state", type=AnyPath())
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -30,7 +46,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Numbers between commas, such as 0.485,0.456,0.406; one number stands for all."""
+    """Numbers or fractions between commas, such as 0.485,0.456,0.406 or 1/255; one stands for all."""
 
     name = "numbers"
 
@@ -42,8 +58,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if isinstance(value, tuple):
             return value
         try:
-            numbers = [float(part) for part in re.split(r"[,x]", value)]
-        except ValueError:
+            numbers = [float(Fraction(part)) for part in re.split(r"[,x]", value.replace(" ", ""))]
+        except (ValueError, ZeroDivisionError):
             numbers = []
         if len(numbers) == 1:
             numbers *= self.n_values

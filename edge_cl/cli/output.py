@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -17,7 +19,7 @@ MAX_LISTED = 10  # skipped files named one by one on a terminal
 
 def show_json(value: Any) -> None:
     """Print one JSON value on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(value, allow_nan=False))  # ASCII, whatever names and the terminal's encoding are
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -31,10 +33,13 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     kinds = [all(isinstance(value, str) for value in column) for column in zip(*rows, strict=True)] if rows else []
     for number, column in enumerate(columns):
         is_text = kinds[number] if number < len(kinds) else True
-        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
+        width = 0 if is_text else max(len(row[number]) for row in filled)  # a number is never broken
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold", min_width=width)
     for row in filled:
         table.add_row(*(Text(cell) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from edge_cl.cli.options import backbone_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
 from edge_cl.cli.output import note_skipped, progress, show_json, show_table
 from edge_cl.learner import Learner
 from edge_cl.samples import list_images, read_features
@@ -14,7 +14,7 @@ from edge_cl.samples import list_images, read_features
 
 @click.command("predict")
 @state_argument
-@click.argument("samples", type=click.Path(), nargs=-1, required=True)
+@click.argument("samples", type=AnyPath(), nargs=-1, required=True)
 @click.option(
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to name for each sample."
 )

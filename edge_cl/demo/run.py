@@ -57,19 +57,18 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> Result:
     """Write demo.ecl and demo.onnx into a folder and return the measures.
 
     Args:
-        folder: must exist; files of these two names are replaced.
+        folder: must exist; what an earlier demo left there is replaced.
         say: called with each step's name.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or its demo.ecl is not the demo's.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder that exists; type: mkdir {folder}")
     images, digits = load_digits()
     is_train = split(digits)
     state, model = folder / "demo.ecl", folder / "demo.onnx"
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{state}{suffix}").unlink(missing_ok=True)
+    _remove_own(state)
     with Learner.create(state, backbone="tiny", replay_bytes=200_000) as learner:
         backbone = learner.backbone
         assert backbone is not None
@@ -96,6 +95,20 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> Result:
         float((names[found.argmax(axis=1)] == wanted).mean()),
         float(np.abs(found - probabilities).max()),
     )
+
+
+def _remove_own(state: Path) -> None:
+    """Remove the state of an earlier demo.
+
+    Raises:
+        InputError: it is somebody's own.
+    """
+    if state.exists():
+        with Learner.open(state, read_only=True, check=False) as learner:
+            if not set(learner.classes) <= set(NAMES):
+                raise InputError(f"{state}: is no state of the demo; use another folder: edge-cl demo --out DIR")
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{state}{suffix}").unlink(missing_ok=True)
 
 
 def _learn_all(learner: Learner, images: NDArray[np.uint8], digits: Ints, test: Floats, answers: Ints) -> list[Stage]:

@@ -50,12 +50,24 @@ def export_model(path: Path, head: Head, backbone: Backbone | None, version: int
     """
     if path.is_dir():
         raise ExportError(f"{path}: expected the name of a file to write; found a folder")
+    if _is_source(path, backbone):
+        raise ExportError(f"{path}: is a state file or the backbone itself; choose another name, such as NAME.onnx")
     model = build_model(head, backbone, version)
     _check(model.SerializeToString(), head, backbone, path)
     try:
         write_whole(path, model.SerializeToString())
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror}; an older file was left as it is") from None
+
+
+def _is_source(path: Path, backbone: Backbone | None) -> bool:
+    """Return whether the file at the path is a state, or the backbone of this one."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        is_database = file.read(16) == b"SQLite format 3\0"
+    sources = [Path(backbone.info.path)] if backbone and backbone.info.path else []
+    return is_database or any(source.exists() and source.samefile(path) for source in sources)
 
 
 def build_model(head: Head, backbone: Backbone | None, version: int) -> onnx.ModelProto:
@@ -118,7 +130,7 @@ def _check(model: bytes, head: Head, backbone: Backbone | None, path: Path) -> N
         import onnxruntime
     except ImportError:
         raise MissingPackageError(
-            'an export is proven in onnxruntime, which is not installed; type: pip install "edge_cl[cpu]"'
+            "an export is proven in onnxruntime, which is not installed; type: pip install onnxruntime"
         ) from None
     session: Any = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     name, samples, features = _probes(head, backbone)
