@@ -32,6 +32,20 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     sync_folder(target.parent)
 
 
+def move_new(source: Path, target: Path) -> None:
+    """Give a finished file its name, which nothing must have yet.
+
+    Raises:
+        FileExistsError: another process was faster.
+    """
+    try:
+        os.link(source, target)  # unlike a rename, it never replaces anything
+    except FileExistsError:
+        raise
+    except OSError:  # FAT, as on memory cards, has no links
+        os.rename(source, target)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder outlast a power cut, where the system can."""
     if hasattr(os, "O_DIRECTORY"):

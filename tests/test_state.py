@@ -154,6 +154,15 @@ def test_creating_never_overwrites(tmp_path: Path) -> None:
         Learner.create(tmp_path / "no" / "folder" / "a.ecl")
 
 
+def test_a_card_without_hard_links_holds_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    taught(tmp_path / "a.ecl")
+    assert os.listdir(tmp_path) == ["a.ecl"]
+
+
 def test_a_read_only_file_predicts_and_does_not_learn(tmp_path: Path) -> None:
     path = taught(tmp_path / "a.ecl")
     path.chmod(0o444)

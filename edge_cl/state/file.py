@@ -15,7 +15,7 @@ import numpy as np
 from edge_kernels.reference import Floats, Ints
 
 from edge_cl.errors import StateBusyError, StateError, StateMissingError, StateReadOnlyError
-from edge_cl.files import sync_folder
+from edge_cl.files import move_new, sync_folder
 from edge_cl.head import Head
 from edge_cl.memory import Memory
 from edge_cl.replay import Replay, record_type
@@ -75,7 +75,7 @@ class StateFile:
                 temporary = Path(folder) / "state"
                 with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
                     _write_empty(connection, settings)
-                os.link(temporary, target)  # unlike a rename, it never replaces what another process made meanwhile
+                move_new(temporary, target)
             sync_folder(target.parent)
         except FileExistsError:
             raise StateError(f"{path}: exists already; open it, remove it, or choose another name") from None
