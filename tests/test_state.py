@@ -156,7 +156,7 @@ def test_creating_never_overwrites(tmp_path: Path) -> None:
 
 def test_a_card_without_hard_links_holds_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*paths: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+        raise PermissionError(1, f"Operation not permitted: {paths}")
 
     monkeypatch.setattr(os, "link", link)
     taught(tmp_path / "a.ecl")
