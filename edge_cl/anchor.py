@@ -107,13 +107,16 @@ def whiten(statistics: Statistics) -> Whitened:
         degrees += n_classes - 1
     degrees = max(degrees, 1)
     units = _far_units(scatter)
-    if (units != 1).any():
+    has_far = bool((units != 1).any())
+    if has_far:
         scatter = scatter / (units[:, None] * units)
     shrinkage = oracle_shrinkage(scatter, degrees)
     scale = float(np.trace(scatter)) / (dim * degrees) or 1.0
     covariance = scatter * np.float32((1 - shrinkage) / degrees)
     covariance[np.diag_indices(dim)] += shrinkage * scale
-    whitener = inverse_cholesky(covariance) / units
+    whitener = inverse_cholesky(covariance)
+    if has_far:
+        whitener /= units
     weight = (1 - shrinkage) / degrees if has_within else None
     return Whitened(centre, whitener, between @ whitener.T, statistics.counts, weight)
 
