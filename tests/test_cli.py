@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from edge_cl import Learner
 from edge_cl.cli import COMMANDS
 
 from .conftest import Photos, clusters
+from .test_images import png
 
 
 def run(command: list[str], *args: object, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -178,6 +181,35 @@ def test_bad_input_is_one_line_the_right_status_and_no_change(cam: Path, command
             assert len(done.stderr.splitlines()) == 1, done.stderr
         assert cam.read_bytes() == before
         assert not (cam.parent / "b.ecl").exists()
+
+
+def test_photos_of_every_kind_are_learnt_and_broken_ones_only_listed(
+    cam: Path, photos: Photos, command: list[str]
+) -> None:
+    folder = photos("mixed", n_images=2, folder="odd") / "mixed"
+    with Image.open(folder / "0.png") as image:
+        image.convert("RGBA").save(folder / "rgba.png")
+        image.convert("L").save(folder / "grey.jpg")
+        image.convert("CMYK").save(folder / "cmyk.jpg")
+        image.save(folder / "moving.gif", save_all=True, append_images=[image.rotate(90)])
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(folder / "turned.jpg", exif=exif)
+        Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257).save(folder / "deep.png")
+        image.save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:600])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("no image")
+    (folder / "huge.png").write_bytes(png(50_000, 50_000))
+    before = cam.read_bytes()
+    assert "nothing was learnt" in run(command, "learn", cam, folder.parent, "--strict", status=1).stderr
+    assert cam.read_bytes() == before
+    report = as_json(command, "learn", cam, folder.parent)
+    assert report["committed"]
+    assert report["n_samples"] == 9
+    assert {Path(item["path"]).name for item in report["skipped"]} == {"cut.jpg", "empty.jpg", "text.jpg", "huge.png"}
+    with Learner.open(cam, read_only=True) as learner:
+        assert learner._load().statistics.counts.tolist() == [6, 6, 9]  # type: ignore[union-attr]
 
 
 def test_output_that_cannot_be_written_or_encoded_is_no_traceback(
