@@ -43,20 +43,20 @@ def cut(source: bytes, tensor: str | None, where: str, size: tuple[int, int] = (
     model = _load(source, where)
     graph_input, is_channels_last = _image_input(model, where)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    names = [tensor or metadata.get(FEATURES_KEY)] if tensor or metadata.get(FEATURES_KEY) else _candidates(model)
+    named = tensor or metadata.get(FEATURES_KEY)
+    names = [named] if named else _candidates(model)
     sides = [2, *size, 3] if is_channels_last else [2, 3, *size]
     shape = [d if isinstance(d, int) and d else side for d, side in zip(_dims(graph_input), sides, strict=True)]
     pixels = np.random.default_rng(0).uniform(-1, 1, [2, *shape[1:]]).astype(np.float32)
-    found = _probe(model, {graph_input.name: pixels}, [name for name in names if name], where)
-    shapes = {name: np.shape(value) for name, value in found.items()}
-    chosen = next((name for name in names if name and _is_features(shapes[name], bool(tensor))), None)
+    found = _probe(model, {graph_input.name: pixels}, names, where)
+    chosen = next((name for name in names if _is_features(found[name].shape, bool(named))), None)
     if chosen is None:
         raise BackboneError(
             f"{where}: no Gemm, MatMul or 1x1 Conv on pooled features leads to the output; name the tensor "
             f"to cut at: {where}#tensor_name"
         )
     converted = _convert(model, {graph_input.name: pixels}, chosen, found[chosen])
-    return _rebuild(converted, chosen, shapes[chosen], is_channels_last, metadata)
+    return _rebuild(converted, chosen, found[chosen].shape, is_channels_last, metadata)
 
 
 def _load(source: bytes, where: str) -> onnx.ModelProto:
@@ -105,7 +105,7 @@ def _graph_size(value: onnx.ValueInfoProto, is_channels_last: bool) -> tuple[int
     return (int(sides[0]), int(sides[1])) if all(isinstance(side, int) for side in sides) else None
 
 
-def _candidates(model: onnx.ModelProto) -> list[str | None]:
+def _candidates(model: onnx.ModelProto) -> list[str]:
     """Return where the features may be: the input of the linear layer that the output is made by, then the output.
 
     Between that layer and the output only operators may stand that leave the classes apart, such as a bias, a shape or
