@@ -64,18 +64,18 @@ class Whitened:
         own = z - self.means[labels]
         counts = self.counts[labels]
         stretch = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 1).astype(np.float32)
+        length, overlap = np.square(own).sum(axis=1), np.einsum("nd,nd->n", own, z)
         distances = np.square(z).sum(axis=1)[:, None] - 2 * z @ self.means.T
         distances += np.square(self.means).sum(axis=1)
-        along = np.einsum("nd,nd->n", own, z)[:, None] - own @ self.means.T
+        along = overlap[:, None] - own @ self.means.T
         distances[rows, labels] *= stretch**2
         along[rows, labels] *= stretch
         assert self.weight is not None
         share = stretch * np.float32(self.weight)
-        inflate = share / np.maximum(1 - share * np.square(own).sum(axis=1), 1e-3)
+        inflate = share / np.maximum(1 - share * length, 1e-3)
         logits = -0.5 * (distances + inflate[:, None] * np.square(along))
-        length = np.square(own).sum(axis=1)
         push = (np.sqrt(1 + inflate * length) - 1) / np.maximum(length, 1e-12)
-        moved = z + (push * np.einsum("nd,nd->n", own, z))[:, None] * own
+        moved = z + (push * overlap)[:, None] * own
         return moved.astype(np.float32), logits.astype(np.float32)
 
     def head(self, classes: Sequence[str], factor: float, shift: Floats) -> Head:

@@ -27,10 +27,12 @@ from edge_cl.head import Head
 from edge_cl.inputs import Samples, check_samples, clean_labels, sized
 from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
-from edge_cl.reports import Evaluation, Predictions, UpdateReport, check_some_read
+from edge_cl.reports import Evaluation, Predictions, UpdateReport, check_none_skipped, check_some_read
 from edge_cl.samples import LabelledSamples, read_folder
 from edge_cl.state import Settings, StateFile, Version
 from edge_cl.update import Proposal, propose
+
+STRICT = " (strict: nothing was learnt)"
 
 
 class Learner:
@@ -229,9 +231,8 @@ class Learner:
         samples = sized(samples)
         names = clean_labels(labels, len(samples))
         extraction = self._extract(samples, on_progress)
-        if extraction.skipped and strict:
-            first = extraction.skipped[0]
-            raise InputError(f"{first.path}: {first.reason} (strict: nothing was learnt)")
+        if strict:
+            check_none_skipped(extraction.skipped, STRICT)
         check_some_read(extraction, len(samples))
         extracted = time.perf_counter()
         names = [names[row] for row in extraction.rows]
@@ -256,15 +257,17 @@ class Learner:
             committed = not proposal.forgets(min_retention)
             if committed:
                 version += 1
-                self._state.write(memory, proposal.memory, self._entry(proposal, version, len(names), extracted))
+                entry = self._entry(proposal, version, new_classes, len(names), extracted)
+                self._state.write(memory, proposal.memory, entry)
         if committed:
             self._memory, self._head, self._version = proposal.memory, proposal.memory.head, version
         seconds = (time.perf_counter() - start, extracted - start)
         accuracies = (proposal.accuracy_before, proposal.accuracy_after, proposal.retention)
         return UpdateReport(committed, version, new_classes, len(names), *accuracies, *seconds, extraction.skipped)
 
-    def _entry(self, proposal: Proposal, version: int, n_samples: int, start: float) -> Version:
-        head, known = proposal.memory.head, self._head.classes if self._head else ()
+    def _entry(
+        self, proposal: Proposal, version: int, new_classes: tuple[str, ...], n_samples: int, start: float
+    ) -> Version:
         return Version(
             version,
             version - 1,
@@ -272,7 +275,7 @@ class Learner:
             self._settings.recipe,
             self._settings.seed,
             n_samples,
-            head.classes[len(known) :],
+            new_classes,
             proposal.accuracy_before,
             proposal.accuracy_after,
             proposal.retention,
@@ -284,16 +287,11 @@ class Learner:
         return self.learn_samples(read_folder(folder), **options)
 
     def learn_samples(self, found: LabelledSamples, *, strict: bool = False, **options: Any) -> UpdateReport:
-        """Learn what `edge_cl.samples` read; see `learn` for the options.
-
-        Raises:
-            InputError: `strict`, and a file is no sample.
-        """
-        if found.skipped and strict:
-            first = found.skipped[0]
-            raise InputError(f"{first.path}: {first.reason} (strict: nothing was learnt)")
+        """Learn what `edge_cl.samples` read; see `learn` for the options."""
+        if strict:
+            check_none_skipped(found.skipped, STRICT)
         report = self.learn(found.samples, found.labels, strict=strict, **options)
-        return UpdateReport(**{**vars(report), "skipped": (*found.skipped, *report.skipped)})
+        return replace(report, skipped=(*found.skipped, *report.skipped))
 
     def predict(
         self, samples: Samples, top: int = 1, *, strict: bool = True, on_progress: Progress = int
@@ -314,9 +312,8 @@ class Learner:
             raise InputError(f"top: expected a whole number of at least 1; found {top!r}")
         head = self.head
         extraction = self._extract(sized(samples), on_progress)
-        if extraction.skipped and strict:
-            first = extraction.skipped[0]
-            raise InputError(f"{first.path}: {first.reason}")
+        if strict:
+            check_none_skipped(extraction.skipped)
         return Predictions.rank(head, extraction, top)
 
     def evaluate(self, samples: Samples, labels: Sequence[Any], *, on_progress: Progress = int) -> Evaluation:

@@ -116,3 +116,13 @@ def check_some_read(found: Extraction | Predictions, n_samples: int) -> None:
     if not len(found.rows):
         first = f"; the first: {found.skipped[0].path}: {found.skipped[0].reason}" if found.skipped else ""
         raise InputError(f"samples: expected at least one that can be read; found none of {n_samples}{first}")
+
+
+def check_none_skipped(skipped: Sequence[Skipped], consequence: str = "") -> None:
+    """Refuse samples of which one could not be read.
+
+    Raises:
+        InputError: one could not; the text ends in the consequence.
+    """
+    if skipped:
+        raise InputError(f"{skipped[0].path}: {skipped[0].reason}{consequence}")

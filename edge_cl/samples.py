@@ -21,7 +21,6 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga", ".ico"),
 )
 _ZIP = (zipfile.BadZipFile, zlib.error)
-NO_IMAGE = "no image by its suffix"
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 
 
@@ -81,10 +80,10 @@ def read_folder(path: str | os.PathLike[str]) -> LabelledSamples:
             skipped.append(Skipped(str(entry), "not in a class folder"))
             continue
         files, folders = _split_entries(entry)
-        usable = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+        usable, others = _sort_out(files)
         images += usable
         labels += [entry.name] * len(usable)
-        skipped += [Skipped(str(file), NO_IMAGE) for file in files if file.suffix.lower() not in SUFFIXES]
+        skipped += others
         skipped += [Skipped(str(folder), "a folder inside a class folder") for folder in folders]
         if not usable:
             skipped.append(Skipped(str(entry), "a class folder without an image"))
@@ -114,11 +113,17 @@ def list_images(path: str | os.PathLike[str]) -> LabelledSamples:
             here, folders = _split_entries(folder)
             files += here
             waiting += folders
-    images = sorted(str(file) for file in files if file.suffix.lower() in SUFFIXES)
+    images, others = _sort_out(sorted(files, key=str))
     if not images:
         raise InputError(f"{root}: expected at least one image; found none")
-    others = tuple(Skipped(str(file), NO_IMAGE) for file in sorted(files) if file.suffix.lower() not in SUFFIXES)
-    return LabelledSamples(images, [], others)
+    return LabelledSamples(images, [], tuple(others))
+
+
+def _sort_out(files: Sequence[Path]) -> tuple[list[str], list[Skipped]]:
+    """Return the paths that may be images by their suffix, and the others."""
+    images = [str(file) for file in files if file.suffix.lower() in SUFFIXES]
+    others = [Skipped(str(file), "no image by its suffix") for file in files if file.suffix.lower() not in SUFFIXES]
+    return images, others
 
 
 def _split_entries(folder: Path) -> tuple[list[Path], list[Path]]:

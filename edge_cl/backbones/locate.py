@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_cl.backbones import cache
-from edge_cl.backbones.backbone import Backbone, BackboneInfo, open_session
+from edge_cl.backbones.backbone import Backbone, BackboneInfo
 from edge_cl.backbones.preprocessing import METADATA_KEY, Preprocessing, resolve
 from edge_cl.errors import BackboneMismatchError, BackboneMissingError
 
@@ -47,13 +47,13 @@ def open_backbone(spec: str, given: Mapping[str, Any] | None = None, device: str
         source, sha256 = find_pretrained(spec)
     wanted = Preprocessing.parse({"input_size": (given or {}).get("input_size")}, name)
     info = BackboneInfo(name, place, tensor, sha256, 0, wanted)
-    model = _cut_once(info, source)
-    session = open_session(model, device)
-    sides = session.get_inputs()[0].shape[2:]
+    backbone = Backbone(info, _cut_once(info, source), device)
+    sides = backbone.session.get_inputs()[0].shape[2:]
     size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
-    stored = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    backbone = Backbone(replace(info, preprocessing=resolve(stored, given, size, name)), model, device)
-    return Backbone(replace(backbone.info, dim=backbone.measure_dim()), model, device)
+    stored = backbone.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    backbone.info = replace(info, preprocessing=resolve(stored, given, size, name))
+    backbone.info = replace(backbone.info, dim=backbone.measure_dim())
+    return backbone
 
 
 def reopen_backbone(info: BackboneInfo, beside: Path, device: str = "auto", spec: str | None = None) -> Backbone:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_cl.backbones import cache
+from edge_cl.backbones.backbone import open_session
 from edge_cl.backbones.preprocessing import METADATA_KEY, crop_of
 from edge_cl.errors import BackboneError, MissingPackageError
 
@@ -26,7 +27,7 @@ def find_pretrained(name: str, weights_sha256: str | None = None) -> tuple[Path 
     """
     wanted = weights_sha256[:16] if weights_sha256 else "????????????????"
     if cached := cache.find(f"torchvision-{name}-{wanted}"):
-        return cached, _weights_of(cached)
+        return cached, weights_sha256 or _weights_of(cached)
     data, sha256 = _export(name)
     if weights_sha256 and sha256 != weights_sha256:
         raise BackboneError(
@@ -37,10 +38,7 @@ def find_pretrained(name: str, weights_sha256: str | None = None) -> tuple[Path 
 
 
 def _weights_of(path: Path) -> str:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return str(session.get_modelmeta().custom_metadata_map[WEIGHTS_KEY])
+    return str(open_session(path, "cpu").get_modelmeta().custom_metadata_map[WEIGHTS_KEY])
 
 
 def _export(name: str) -> tuple[bytes, str]:

@@ -9,6 +9,7 @@ import click
 from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
 from edge_cl.cli.output import note, note_skipped, progress, show_json, show_table, skipped_rows
 from edge_cl.learner import Learner
+from edge_cl.reports import UpdateReport
 from edge_cl.samples import read_samples
 
 
@@ -26,27 +27,12 @@ def command(state: str, samples: str, min_retention: float, strict: bool, backbo
         with progress("extracting", len(found.samples)) as advance:
             report = learner.learn_samples(found, min_retention=min_retention, strict=strict, on_progress=advance)
         n_classes = len(learner.classes)
-    if not as_json:
-        note_skipped(report.skipped)
     if as_json:
         show_json({**vars(report), "skipped": skipped_rows(report.skipped)})
-    elif report.committed:
-        names = ", ".join(report.new_classes[:5]) + (", ..." if len(report.new_classes) > 5 else "")
-        show_table(
-            "",
-            ("version", "samples", "new classes", "accuracy before", "after", "retention", "seconds"),
-            [
-                (
-                    report.version,
-                    report.n_samples,
-                    names or "-",
-                    report.accuracy_before,
-                    report.accuracy_after,
-                    report.retention,
-                    report.seconds,
-                )
-            ],
-        )
+    else:
+        note_skipped(report.skipped)
+        if report.committed:
+            _show(report)
     if not report.committed:
         note(
             f"{state}: refused: old classes would keep {report.retention:.1%} of their accuracy, expected at least "
@@ -58,3 +44,10 @@ def command(state: str, samples: str, min_retention: float, strict: bool, backbo
         note(f"{state}: retention {report.retention:.1%} is below {min_retention:.1%} by no more than its own error")
     if n_classes == 1:
         note(f"{state}: knows one class only, so everything is {report.new_classes[0]!r}; learn a second one")
+
+
+def _show(report: UpdateReport) -> None:
+    names = ", ".join(report.new_classes[:5]) + (", ..." if len(report.new_classes) > 5 else "")
+    accuracies = (report.accuracy_before, report.accuracy_after, report.retention)
+    columns = ("version", "samples", "new classes", "accuracy before", "after", "retention", "seconds")
+    show_table("", columns, [(report.version, report.n_samples, names or "-", *accuracies, report.seconds)])

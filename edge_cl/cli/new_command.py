@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edge_cl.cli.options import Bytes, Numbers, json_option, state_argument
+from edge_cl.cli.options import Bytes, Number, Numbers, json_option, state_argument
 from edge_cl.cli.output import show_json, show_table
 from edge_cl.learner import Learner
 from edge_cl.recipes import RECIPES
@@ -28,7 +28,7 @@ from edge_cl.state import DEVICES, MEMORY
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--input-size", type=Numbers(2), help="Side of the backbone's input in pixels, or H,W.")
-@click.option("--scale", type=Numbers(1), help="RGB values 0 to 255 are multiplied by it.  [default: 1/127.5]")
+@click.option("--scale", type=Number(), help="RGB values 0 to 255 are multiplied by it.  [default: 1/127.5]")
 @click.option("--mean", type=Numbers(3), help="Then this is subtracted.  [default: 1,1,1]")
 @click.option("--std", type=Numbers(3), help="Then divided by this.  [default: 1,1,1]")
 @click.option(
@@ -38,10 +38,7 @@ from edge_cl.state import DEVICES, MEMORY
 def command(state: str, backbone: str, as_json: bool, **options: Any) -> None:
     """Make a state file."""  # noqa: DOC501 - the text is the help
     keys = ("input_size", "scale", "mean", "std", "crop")
-    given = {key: options.pop(key) for key in keys}
-    if given["scale"]:
-        (given["scale"],) = given["scale"]
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key in keys if (value := options.pop(key)) is not None}
     if state == MEMORY:
         raise click.UsageError(f"{MEMORY} keeps nothing once this command has ended; name a file")
     name = None if backbone == "none" else backbone

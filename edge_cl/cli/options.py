@@ -66,3 +66,16 @@ class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if len(numbers) != self.n_values:
             self.fail(f"expected {self.n_values} numbers between commas, or one; found {value!r}", param, ctx)
         return tuple(numbers)
+
+
+class Number(Numbers):
+    """One number or fraction."""
+
+    name = "number"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        return super().convert(value, param, ctx)[0]

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,9 +25,10 @@ from edge_kernels.reference import Floats
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_cl.backbones import Backbone
+from edge_cl.backbones.backbone import open_session
 from edge_cl.backbones.cut import FEATURES, IR_VERSION, OPSET, PIXELS
 from edge_cl.backbones.preprocessing import METADATA_KEY
-from edge_cl.errors import ExportError, MissingPackageError
+from edge_cl.errors import ExportError
 from edge_cl.files import write_whole
 from edge_cl.head import Head
 
@@ -52,10 +52,10 @@ def export_model(path: Path, head: Head, backbone: Backbone | None, version: int
         raise ExportError(f"{path}: expected the name of a file to write; found a folder")
     if _is_source(path, backbone):
         raise ExportError(f"{path}: is a state file or the backbone itself; choose another name, such as NAME.onnx")
-    model = build_model(head, backbone, version)
-    _check(model.SerializeToString(), head, backbone, path)
+    model = build_model(head, backbone, version).SerializeToString()
+    _check(model, head, backbone, path)
     try:
-        write_whole(path, model.SerializeToString())
+        write_whole(path, model)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error.strerror}; an older file was left as it is") from None
 
@@ -124,15 +124,8 @@ def _check(model: bytes, head: Head, backbone: Backbone | None, path: Path) -> N
 
     Raises:
         ExportError: they are not.
-        MissingPackageError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingPackageError(
-            "an export is proven in onnxruntime, which is not installed; type: pip install onnxruntime"
-        ) from None
-    session: Any = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = open_session(model, "cpu")
     name, samples, features = _probes(head, backbone)
     for rows in (slice(0, N_PROBES), slice(0, 1)):
         found = session.run(["logits", "probabilities"], {name: samples[rows]})
