@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Floats, Ints
 
+from edge_cl.devices import HOST, Device, namespace
 from edge_cl.head import Head
 from edge_cl.statistics import Statistics
 
@@ -42,7 +45,7 @@ class Whitened:
 
     def logits(self, z: Floats) -> Floats:
         """Return the LDA logits (N, K) for z (N, D), all classes as likely as each other before."""
-        logits: Floats = z @ self.means.T - 0.5 * np.square(self.means).sum(axis=1)  # Hastie 2009, eq. 4.10
+        logits: Floats = z @ self.means.T - 0.5 * (self.means**2).sum(1)  # Hastie 2009, eq. 4.10
         return logits
 
     def leave_one_out(self, z: Floats, labels: Ints) -> tuple[Floats, Floats]:
@@ -60,30 +63,32 @@ class Whitened:
         Returns:
             z (N, D) as unseen samples would be mapped, and their logits (N, K).
         """
-        rows = np.arange(len(z))
+        assert self.weight is not None
+        xp = namespace(z)
+        rows = xp.arange(len(z))
         own = z - self.means[labels]
         counts = self.counts[labels]
-        stretch = np.where(counts > 1, counts / np.maximum(counts - 1, 1), 1).astype(np.float32)
-        length, overlap = np.square(own).sum(axis=1), np.einsum("nd,nd->n", own, z)
-        distances = np.square(z).sum(axis=1)[:, None] - 2 * z @ self.means.T
-        distances += np.square(self.means).sum(axis=1)
+        stretch = xp.asarray(xp.where(counts > 1, counts / (counts - 1).clip(1), 1.0), dtype=xp.float32)
+        length, overlap = (own**2).sum(1), (own * z).sum(1)
+        distances = (z**2).sum(1)[:, None] - 2 * z @ self.means.T
+        distances += (self.means**2).sum(1)
         along = overlap[:, None] - own @ self.means.T
         distances[rows, labels] *= stretch**2
         along[rows, labels] *= stretch
-        assert self.weight is not None
-        share = stretch * np.float32(self.weight)
-        inflate = share / np.maximum(1 - share * length, 1e-3)
-        logits = -0.5 * (distances + inflate[:, None] * np.square(along))
-        push = (np.sqrt(1 + inflate * length) - 1) / np.maximum(length, 1e-12)
-        moved = z + (push * overlap)[:, None] * own
-        return moved.astype(np.float32), logits.astype(np.float32)
+        share = stretch * self.weight
+        inflate = share / (1 - share * length).clip(1e-3)
+        logits = -0.5 * (distances + inflate[:, None] * along**2)
+        push = ((1 + inflate * length) ** 0.5 - 1) / length.clip(1e-12)
+        return z + (push * overlap)[:, None] * own, logits
 
-    def head(self, classes: Sequence[str], factor: float, shift: Floats) -> Head:
+    def head(self, classes: Sequence[str], factor: float, shift: Floats, device: Device = HOST) -> Head:
         """Return the head in feature space: the LDA head times `factor`, moved by `shift` (K, D + 1) in this space."""
+        xp = namespace(shift)
         rows = factor * self.means + shift[:, :-1]
-        bias = shift[:, -1] - 0.5 * factor * np.square(self.means, dtype=np.float64).sum(axis=1)
-        weights = (rows @ self.whitener).astype(np.float32)
-        bias -= weights.astype(np.float64) @ self.centre
+        weights = rows @ self.whitener
+        bias = shift[:, -1] - 0.5 * factor * (xp.asarray(self.means, dtype=xp.float64) ** 2).sum(1)
+        bias -= xp.asarray(weights, dtype=xp.float64) @ xp.asarray(self.centre, dtype=xp.float64)
+        weights, bias = device.get(weights), device.get(bias)
         return Head(tuple(classes), weights, bias.astype(np.float32))
 
 
@@ -98,7 +103,7 @@ def whiten(statistics: Statistics) -> Whitened:
     assert statistics.scatter is not None
     n_classes, dim = statistics.means.shape
     degrees = int(statistics.counts.sum()) - n_classes
-    centre = statistics.means.mean(axis=0)
+    centre = statistics.means.mean(0)
     between = statistics.means - centre
     scatter = statistics.scatter
     has_within = degrees > 0 and degrees >= n_classes - 1
@@ -107,28 +112,31 @@ def whiten(statistics: Statistics) -> Whitened:
         degrees += n_classes - 1
     degrees = max(degrees, 1)
     units = _far_units(scatter)
-    has_far = bool((units != 1).any())
-    if has_far:
+    if units is not None:
         scatter = scatter / (units[:, None] * units)
     shrinkage = oracle_shrinkage(scatter, degrees)
-    scale = float(np.trace(scatter)) / (dim * degrees) or 1.0
-    covariance = scatter * np.float32((1 - shrinkage) / degrees)
-    covariance[np.diag_indices(dim)] += shrinkage * scale
+    scale = float(scatter.diagonal().sum()) / (dim * degrees) or 1.0
+    covariance = scatter * ((1 - shrinkage) / degrees)
+    covariance.reshape(-1)[:: dim + 1] += shrinkage * scale
     whitener = inverse_cholesky(covariance)
-    if has_far:
+    if units is not None:
         whitener /= units
     weight = (1 - shrinkage) / degrees if has_within else None
     return Whitened(centre, whitener, between @ whitener.T, statistics.counts, weight)
 
 
-def _far_units(scatter: Floats) -> Floats:
-    """Return what to divide each feature (D,) by: 1 but for those whose deviation is 10 x beyond the median one."""
-    deviation = np.sqrt(scatter.diagonal())
-    if not deviation.any():
-        return np.ones_like(deviation)
-    middle = np.median(deviation[deviation > 0])
-    near = np.clip(deviation, middle / MAX_SPREAD, middle * MAX_SPREAD)
-    return np.where(deviation > 0, deviation / near, 1).astype(np.float32)
+def _far_units(scatter: Floats) -> Floats | None:
+    """Return what to divide each feature (D,) by: 1 but for those whose deviation is 10 x beyond the median one.
+
+    None where there are no such features.
+    """
+    deviation = scatter.diagonal() ** 0.5
+    if not bool((deviation > 0).any()):
+        return None
+    middle = float(namespace(scatter).quantile(deviation[deviation > 0], 0.5))
+    near = deviation.clip(middle / MAX_SPREAD, middle * MAX_SPREAD)
+    units: Floats = namespace(scatter).where(deviation > 0, deviation / near, 1.0)
+    return units if bool((units != 1).any()) else None
 
 
 def oracle_shrinkage(scatter: Floats, n_samples: int) -> float:
@@ -139,9 +147,9 @@ def oracle_shrinkage(scatter: Floats, n_samples: int) -> float:
         n_samples: behind it.
     """
     dim = len(scatter)
-    unit = float(np.trace(scatter, dtype=np.float64)) / dim or 1.0
-    scaled = (scatter / np.float32(unit)).ravel()  # so that the squares of large features are still float32
-    trace, square = float(dim), float(np.dot(scaled, scaled))
+    unit = float(scatter.diagonal().sum()) / dim or 1.0
+    scaled = (scatter / unit).reshape(-1)  # so that the squares of large features are still float32
+    trace, square = float(dim), float(scaled @ scaled)
     spread = (n_samples + 1 - 2 / dim) * (square - trace**2 / dim)
     if spread <= 0:
         return 1.0
@@ -153,9 +161,19 @@ def inverse_cholesky(matrix: Floats) -> Floats:
 
     By halves, so that nearly all work is matrix products: twice as fast as LAPACK's factor and inverse at D = 1280.
     """
+    if not isinstance(matrix, np.ndarray):
+        return _invert_tensor(matrix)
     inverse = np.zeros_like(matrix)
     _invert_into(inverse, matrix)
     return inverse
+
+
+def _invert_tensor(matrix: Any) -> Any:
+    torch = namespace(matrix)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    return torch.linalg.solve_triangular(factor, torch.eye(len(matrix), dtype=matrix.dtype), upper=False)
 
 
 def _invert_into(inverse: Floats, matrix: Floats) -> None:
@@ -181,15 +199,16 @@ def calibrate(logits: Floats, labels: Ints) -> float:
         labels: (N,) their classes.
     """
     smoothing = 1 / (len(labels) + 1)
-    gap = logits - logits[np.arange(len(logits)), labels][:, None]
-    low, high = np.float32(-14), np.float32(0)  # of the logarithm
+    xp = namespace(logits)
+    gap = logits - logits[xp.arange(len(logits)), labels][:, None]
+    low, high = -14.0, 0.0  # of the logarithm
     for _ in range(16):
         middle = (low + high) / 2
-        scaled = np.exp(middle) * gap
-        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        slope = ((weights * gap).sum(axis=1) / weights.sum(axis=1) - smoothing * gap.mean(axis=1)).sum()
+        scaled = math.exp(middle) * gap
+        weights = xp.exp(scaled - xp.amax(scaled, 1)[:, None])
+        slope = float(((weights * gap).sum(1) / weights.sum(1) - smoothing * gap.mean(1)).sum())
         low, high = (low, middle) if slope > 0 else (middle, high)
-    return float(np.exp((low + high) / 2))
+    return math.exp((low + high) / 2)
 
 
 def nearest_factor(means: Floats) -> float:
@@ -200,7 +219,7 @@ def nearest_factor(means: Floats) -> float:
     """
     if len(means) < 2:
         return 1.0
-    squares = np.square(means).sum(axis=1)
+    squares = (means**2).sum(1)
     distances = squares[:, None] - 2 * means @ means.T + squares
-    distances[np.diag_indices(len(means))] = np.inf
-    return float(np.log(9 * len(means)) / max(0.5 * distances.min(axis=1).mean(), 1e-6))
+    distances.reshape(-1)[:: len(means) + 1] = math.inf
+    return math.log(9 * len(means)) / max(0.5 * float(namespace(means).amin(distances, 1).mean()), 1e-6)

@@ -45,3 +45,7 @@ class MissingPackageError(EdgeClError, ImportError):
 
 class ExportError(EdgeClError, RuntimeError):
     """The exported file was not written, or did not agree with the learner."""
+
+
+class DeviceError(EdgeClError, RuntimeError):
+    """The device that was asked for is not there, failed, or has too little memory."""

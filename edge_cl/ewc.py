@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from edge_kernels.reference import Floats
+from edge_kernels.arrays import Floats
 
+from edge_cl.devices import Device, namespace
 from edge_cl.head import Head
 
 
 def with_one(features: Floats) -> Floats:
     """Return features (N, D) with a last column of ones (N, D + 1), so that the bias is a weight like the others."""
-    return np.concatenate([features, np.ones((len(features), 1), np.float32)], axis=1)
+    xp = namespace(features)
+    joined: Floats = xp.concatenate([features, xp.ones((len(features), 1), dtype=xp.float32)], axis=1)
+    return joined
 
 
 def grow(fisher: Floats, n_classes: int) -> Floats:
@@ -19,12 +22,12 @@ def grow(fisher: Floats, n_classes: int) -> Floats:
     return np.concatenate([fisher, rows])
 
 
-def add_batch(fisher: Floats, head: Head, features: Floats) -> Floats:
+def add_batch(fisher: Floats, head: Head, features: Floats, device: Device) -> Floats:
     """Return the summed true Fisher (K, D + 1) with a batch of features (N, D) added, at this head.
 
     The posterior's precision is a sum over samples, so the penalty needs no factor of its own (Huszar 2018, eq. 3).
     """
-    from edge_kernels import cpu  # here, since numba costs half a second that other recipes need not pay
-
-    batch = cpu.fisher_true(with_one(features), head.predict(features))
-    return (grow(fisher, len(head.classes)) + len(features) * batch).astype(np.float32)
+    probabilities = head.predict(device.get(features))
+    batch = device.kernels.fisher_true(features, *device.put(probabilities), has_bias=True)
+    summed: Floats = grow(fisher, len(head.classes)) + len(features) * device.get(batch)
+    return summed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from edge_kernels.reference import Floats
+from edge_kernels.arrays import Floats
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from edge_kernels.reference import Floats
+from edge_kernels.arrays import Floats
 from numpy.typing import NDArray
 
 from edge_cl.errors import InputError

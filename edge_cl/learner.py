@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edge_kernels.reference import Floats
+from edge_kernels.arrays import Floats
 
 from edge_cl.backbones import (
     Backbone,

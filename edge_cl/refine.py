@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Floats, Ints
+
+from edge_cl.devices import HOST, Device, namespace
 
 HISTORY = 8  # pairs that L-BFGS remembers
 TOLERANCE = 1e-5  # stop when a step gains less than this share of the loss
@@ -21,6 +23,7 @@ class Objective:
         labels: (N,) classes.
         sample_weights: (N,) float32.
         pull: (K, R) float32 or a number: EWC's precision of each weight around the anchor.
+        device: where the arrays live.
     """
 
     inputs: Floats
@@ -28,30 +31,31 @@ class Objective:
     labels: Ints
     sample_weights: Floats
     pull: Floats | float
+    device: Device = HOST
 
     def value(self, shift: Floats) -> tuple[float, Floats]:
         """Return the loss and its gradient (K, R) at the shift (K, R) from the anchor."""
-        rows = np.arange(len(self.labels))
-        logits = self.offsets + self.inputs @ shift.T
-        logits -= logits[rows, self.labels][:, None]
-        peak = np.maximum(logits.max(axis=1), 0)
-        delta = np.exp(logits - peak[:, None])
-        total = delta.sum(axis=1)
-        entropy = np.log(total) + peak
-        delta *= (self.sample_weights / total)[:, None]
-        delta[rows, self.labels] -= self.sample_weights
         held = self.pull * shift
-        loss = np.dot(self.sample_weights.astype(np.float64), entropy) + 0.5 * np.vdot(held, shift)
-        return float(loss), delta.T @ self.inputs + held  # Kirkpatrick 2017, eq. 3
+        sums: list[Any] = [0.5 * _dot(held, shift), held]
+
+        def add(rows: slice) -> None:
+            inputs = self.inputs[rows]
+            loss, delta = self.device.kernels.cross_entropy_delta(
+                self.offsets[rows] + inputs @ shift.T, self.labels[rows], sample_weights=self.sample_weights[rows]
+            )
+            sums[:] = sums[0] + loss, sums[1] + delta.T @ inputs
+
+        self.device.each(len(self.labels), add)
+        return sums[0], sums[1]  # Kirkpatrick 2017, eq. 3
 
     def first_step(self, gradient: Floats) -> Floats:
         """Return the step (K, R) down the gradient (K, R) that surely gains, whatever the units of the inputs.
 
         It minimises a parabola above the loss: p (1 - p) is at most 1 / 4.
         """
-        bound = 0.25 * (self.sample_weights @ np.square(self.inputs)) + self.pull
-        steepness = float(np.vdot(gradient, bound * gradient))
-        step: Floats = -gradient * np.float32(np.vdot(gradient, gradient) / max(steepness, 1e-30))
+        bound = 0.25 * (self.sample_weights @ self.inputs**2) + self.pull
+        steepness = _dot(gradient, bound * gradient)
+        step: Floats = -gradient * (_dot(gradient, gradient) / max(steepness, 1e-30))
         return step
 
 
@@ -62,7 +66,7 @@ def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Float
     pairs: list[tuple[Floats, Floats]] = []
     for _ in range(max_steps):
         direction = _two_loops(gradient, pairs) if pairs else objective.first_step(gradient)
-        slope = float(np.vdot(direction, gradient))
+        slope = _dot(direction, gradient)
         step, trial, trial_loss, trial_gradient = 1.0, shift, loss, gradient
         while step > 1e-6:
             trial = shift + step * direction
@@ -73,7 +77,7 @@ def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Float
         else:
             break
         moved, turned = trial - shift, trial_gradient - gradient
-        if np.vdot(moved, turned) > 1e-10 * np.linalg.norm(moved) * np.linalg.norm(turned):
+        if _dot(moved, turned) > 1e-10 * (_dot(moved, moved) * _dot(turned, turned)) ** 0.5:
             pairs = [*pairs[1 - HISTORY :], (moved, turned)]
         gained = loss - trial_loss
         shift, loss, gradient = trial, trial_loss, trial_gradient
@@ -92,18 +96,24 @@ def _two_loops(gradient: Floats, pairs: list[tuple[Floats, Floats]]) -> Floats:
     direction: Floats = -gradient
     factors = []
     for moved, turned in reversed(pairs):
-        factor = np.vdot(moved, direction) / np.vdot(moved, turned)
+        factor = _dot(moved, direction) / _dot(moved, turned)
         direction = direction - factor * turned
         factors.append(factor)
     moved, turned = pairs[-1]
-    direction = direction * (np.vdot(moved, turned) / np.vdot(turned, turned))
+    direction = direction * (_dot(moved, turned) / _dot(turned, turned))
     for (moved, turned), factor in zip(pairs, reversed(factors), strict=True):
-        direction = direction + (factor - np.vdot(turned, direction) / np.vdot(moved, turned)) * moved
+        direction = direction + (factor - _dot(turned, direction) / _dot(moved, turned)) * moved
     return direction
+
+
+def _dot(first: Floats, second: Floats) -> float:
+    return float(first.reshape(-1) @ second.reshape(-1))
 
 
 def cross_entropy(logits: Floats, labels: Ints) -> Floats:
     """Return the cross-entropy (N,) of logits (N, K) at labels (N,)."""
-    gap = (logits - logits[np.arange(len(labels)), labels][:, None]).astype(np.float64)
-    peak = gap.max(axis=1)
-    return np.asarray(np.log(np.exp(gap - peak[:, None]).sum(axis=1)) + peak)
+    xp = namespace(logits)
+    gap = xp.asarray(logits - logits[xp.arange(len(labels)), labels][:, None], dtype=xp.float64)
+    peak = xp.amax(gap, 1)
+    entropy: Floats = xp.log(xp.exp(gap - peak[:, None]).sum(1)) + peak
+    return entropy

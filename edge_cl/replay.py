@@ -18,13 +18,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Bools, Floats, Ints
 from numpy.typing import NDArray
 
 UNKNOWN = 2  # of `hit`: the sample was trained on, or is the only one of its class
 HELD_OUT_EVERY = 5  # one sample in five of each class, its second, seventh, ... is never trained on while stored
-
-Bools = NDArray[np.bool_]
 
 
 def record_type(dim: int) -> np.dtype[Any]:
@@ -134,24 +132,13 @@ def _encode(features: Floats, labels: Ints, sequence: Ints) -> NDArray[np.void]:
 
 def _draw(labels: Ints, sequence: Ints, capacity: int, seed: int) -> Bools:
     """Return which of the candidates (M,) stay, at most `capacity`, as many of each class as can be."""
+    from edge_kernels.cpu import balanced_reservoir, draw_priority
+
     held = is_held_out(sequence)
-    order = np.lexsort((_priority(labels, sequence, seed), held, labels))
+    order = np.lexsort((draw_priority(labels, sequence, seed=seed), held, labels))
     role = labels[order] * 2 + held[order]
     rank = np.arange(len(order)) - np.searchsorted(role, role)
     share = 1 / HELD_OUT_EVERY  # of a class's room that the held-out slice gets, its first after one to train on
-    turn = np.where(held[order], (rank + share) / share, rank / (1 - share))
-    order = order[np.lexsort((turn, labels[order]))]
-    sorted_labels = labels[order]
-    rank = np.arange(len(order)) - np.searchsorted(sorted_labels, sorted_labels)
-    keeps = np.zeros(len(labels), bool)
-    keeps[order[np.lexsort((sorted_labels, rank))[:capacity]]] = True
-    return keeps
-
-
-def _priority(labels: Ints, sequence: Ints, seed: int) -> NDArray[np.uint64]:
-    """Return a well-mixed number for each (seed, label, sequence), (M,) (Steele 2014, splitmix64)."""
-    mixed = (labels.astype(np.uint64) << np.uint64(32)) ^ sequence.astype(np.uint64)
-    mixed = mixed + np.uint64(seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
+    turn = np.empty(len(labels))
+    turn[order] = np.where(held[order], (rank + share) / share, rank / (1 - share))
+    return balanced_reservoir(labels, turn, capacity=capacity)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Floats, Ints
+
+from edge_cl.devices import HOST, Device
 
 
 @dataclass(frozen=True)
@@ -29,31 +31,31 @@ class Statistics:
         scatter = np.zeros((dim, dim), np.float32) if has_scatter else None
         return cls(np.zeros(0, np.int64), np.zeros((0, dim), np.float32), scatter)
 
+    def grow(self, n_classes: int) -> Statistics:
+        """Return a copy with rows of zeros for the classes that are new, so that there are `n_classes`."""
+        n_new = n_classes - len(self.counts)
+        counts = np.concatenate([self.counts, np.zeros(n_new, np.int64)])
+        means = np.concatenate([self.means, np.zeros((n_new, self.means.shape[1]), np.float32)])
+        return Statistics(counts, means, None if self.scatter is None else self.scatter.copy())
+
+    def add(self, features: Floats, labels: Ints, device: Device) -> None:
+        """Add a batch in place; these arrays and those of the batch live on the device.
+
+        Args:
+            features: (N, D) float32.
+            labels: (N,) rows of the classes.
+            device: whose kernels are used.
+        """
+        device.kernels.add_samples(self.counts, self.means, self.scatter, features=features, labels=labels)
+
     def learn(self, features: Floats, labels: Ints, n_classes: int) -> Statistics:
-        """Return the statistics with a batch added.
+        """Return the statistics with a batch added; these stay as they were.
 
         Args:
             features: (N, D) float32.
             labels: (N,) rows of the classes, below `n_classes`.
-            n_classes: K after the update; classes not seen before get a row of zeros first.
-
-        Returns:
-            New statistics; these stay as they were.
+            n_classes: K after the update.
         """
-        n_new = n_classes - len(self.counts)
-        counts = np.concatenate([self.counts, np.zeros(n_new, np.int64)])
-        means = np.concatenate([self.means, np.zeros((n_new, features.shape[1]), np.float32)])
-        batch_counts = np.bincount(labels, minlength=n_classes)
-        touched = np.flatnonzero(batch_counts)
-        batch_means = np.stack([features[labels == k].mean(axis=0, dtype=np.float64) for k in touched])
-        added, seen = batch_counts[touched], counts[touched]
-        shift = batch_means - means[touched]
-        scatter = self.scatter
-        if scatter is not None:
-            within = features - batch_means[np.searchsorted(touched, labels)]
-            between = np.sqrt(seen * added / (seen + added))[:, None] * shift  # Chan 1983, eq. 2.1b
-            rows = np.concatenate([within, between[seen > 0]]).astype(np.float32)
-            scatter = scatter + rows.T @ rows
-        means[touched] += (shift * (added / (seen + added))[:, None]).astype(np.float32)
-        counts[touched] += added
-        return Statistics(counts, means, scatter)
+        grown = self.grow(n_classes)
+        grown.add(features, labels, HOST)
+        return grown

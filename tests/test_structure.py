@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from edge_cl import Learner
 
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = [  # a module may import from its own floor's package and from floors below
     {"edge_kernels"},
     {"edge_cl.errors", "edge_cl.files"},
+    {"edge_cl.devices"},
     {"edge_cl.head", "edge_cl.statistics", "edge_cl.refine", "edge_cl.replay"},
     {"edge_cl.anchor", "edge_cl.ewc", "edge_cl.memory"},
     {"edge_cl.recipes", "edge_cl.state", "edge_cl.backbones", "edge_cl.inputs"},
@@ -79,8 +83,8 @@ def test_no_room_is_past_400_lines() -> None:
             "import numpy as np\nfrom edge_cl import Learner\n"
             "with Learner.create(':memory:', backbone='tiny') as l:\n"
             "    x = np.zeros((4, 64, 64, 3), np.uint8); x[2:] = 200\n"
-            "    l.learn(x, ['a', 'a', 'b', 'b']); l.predict(x)",
-            {"torch", "numba", "torchvision"},
+            "    l.learn(x, ['a', 'a', 'b', 'b'])",
+            {"torch", "torchvision"},
         ),
     ],
 )
@@ -88,3 +92,15 @@ def test_heavy_packages_are_not_imported(code: str, absent: set[str]) -> None:
     script = f"{code}\nimport sys\nprint(sorted({absent!r} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_predicting_imports_neither_torch_nor_numba(tmp_path: Path) -> None:
+    images = np.zeros((4, 64, 64, 3), np.uint8)
+    images[2:] = 200
+    with Learner.create(tmp_path / "cam.ecl", backbone="tiny") as learner:
+        learner.learn(images, ["a", "a", "b", "b"])
+    test_heavy_packages_are_not_imported(
+        "import numpy as np\nfrom edge_cl import Learner\n"
+        f"with Learner.open({str(tmp_path / 'cam.ecl')!r}) as l: l.predict(np.zeros((1, 64, 64, 3), np.uint8))",
+        {"torch", "numba", "torchvision"},
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Floats, Ints
 from numpy.typing import NDArray
 
 from edge_cl.backbones.images import UnreadableImageError, read_image

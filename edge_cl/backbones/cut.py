@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from edge_kernels.reference import Floats
+from edge_kernels.arrays import Floats
 from onnx import helper
 
 from edge_cl.errors import BackboneError

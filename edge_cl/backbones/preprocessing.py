@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from edge_kernels.reference import Floats
+from edge_kernels.arrays import Floats
 from numpy.typing import NDArray
 from PIL import Image
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Floats, Ints
 from numpy.typing import NDArray
 
 from edge_cl.demo.digits import NAMES, load_digits, split

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from edge_kernels.reference import Floats
+from edge_kernels.arrays import Floats
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_cl.backbones import Backbone

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.errors import StateBusyError, StateError, StateMissingError, StateReadOnlyError
 from edge_cl.files import move_new, sync_folder

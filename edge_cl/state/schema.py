@@ -29,7 +29,7 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from edge_kernels.reference import Floats, Ints
+from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.errors import InputError, StateError
 

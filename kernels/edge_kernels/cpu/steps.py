@@ -1,0 +1,66 @@
+"""What a step of learning needs: the cross-entropy with its delta, and the EWC step in one pass over memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_kernels.arrays import Floats, Ints, KernelError, Shapes, check_labels
+from edge_kernels.cpu.blocks import float_blocks, rows_of
+from edge_kernels.cpu.compiled import compiled
+
+
+def cross_entropy_delta(logits: Floats, labels: Ints, *, sample_weights: Floats) -> tuple[float, Floats]:
+    """See reference.cross_entropy_delta."""
+    shapes = Shapes()
+    shapes.check("logits", logits, "N K")
+    shapes.check("labels", labels, "N", "iu")
+    shapes.check("sample_weights", sample_weights, "N")
+    check_labels(labels, logits.shape[1])
+    loss, delta = 0.0, np.empty(logits.shape, np.float32)
+    for block, x in float_blocks(logits, rows_of(logits.shape[1])):
+        rows, weights = np.arange(len(x)), sample_weights[block].astype(np.float32)
+        peak = x.max(axis=1)
+        own = x[rows, labels[block]] - peak
+        p = np.subtract(x, peak[:, None], out=delta[block])
+        np.exp(p, out=p)
+        total = p.sum(axis=1)
+        loss += float(np.dot(weights.astype(np.float64), np.log(total) - own))
+        p *= (weights / total)[:, None]
+        p[rows, labels[block]] -= weights
+    return loss, delta
+
+
+def ewc_step(weights: Floats, gradient: Floats, *, fisher: Floats, anchor: Floats, lr: float, lam: float) -> None:
+    """See reference.ewc_step.
+
+    Raises:
+        KernelError: a shape or type does not fit, or `lr` or `lam` is negative or not finite.
+    """
+    shapes = Shapes()
+    shapes.check("weights", weights, "K D", "f4")
+    for name, array in (("gradient", gradient), ("fisher", fisher), ("anchor", anchor)):
+        shapes.check(name, array, "K D")
+    for name, value in (("lr", lr), ("lam", lam)):
+        if not 0 <= value < float("inf"):
+            raise KernelError(f"{name}: expected a finite number of at least 0; found {value}")
+    size = max(1, len(weights) if all(map(_is_ready, (gradient, fisher, anchor))) else rows_of(3 * weights.shape[1]))
+    for start in range(0, len(weights), size):
+        rows = slice(start, start + size)
+        others = (
+            array[rows] if _is_ready(array) else array[rows].astype(np.float32) for array in (gradient, fisher, anchor)
+        )
+        _ewc_rows(weights[rows], *others, np.float32(lr), np.float32(min(lr * lam, 3e38)))
+
+
+def _is_ready(array: Floats) -> bool:
+    return bool(array.dtype == np.float32 and array.flags.c_contiguous)
+
+
+@compiled
+def _ewc_rows(weights, gradient, fisher, anchor, lr, pull):  # type: ignore[no-untyped-def]
+    """Move each weight between where the gradient puts it and its anchor: never beyond either, whatever the pull."""
+    one = np.float32(1)
+    for k in range(weights.shape[0]):
+        for d in range(weights.shape[1]):
+            keep = one / (one + pull * fisher[k, d])  # 0 where the pull is infinite, exactly 1 where it is 0
+            weights[k, d] = keep * (weights[k, d] - lr * gradient[k, d]) + (one - keep) * anchor[k, d]
