@@ -39,6 +39,10 @@ class BackboneMismatchError(BackboneError):
     """The backbone is not the one that the state was made with."""
 
 
+class SessionError(BackboneError):
+    """onnxruntime cannot open a model, or cannot run it."""
+
+
 class MissingPackageError(EdgeClError, ImportError):
     """An optional package is needed and not installed."""
 

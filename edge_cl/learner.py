@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from edge_cl.backbones import (
     open_backbone,
     reopen_backbone,
 )
+from edge_cl.devices import ChosenDevice
 from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head
 from edge_cl.inputs import Samples, check_samples, clean_labels, sized
@@ -29,7 +29,7 @@ from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
 from edge_cl.reports import Evaluation, Predictions, UpdateReport, check_none_skipped, check_some_read
 from edge_cl.samples import LabelledSamples, read_folder
-from edge_cl.state import Settings, StateFile, Version
+from edge_cl.state import Settings, StateFile, Version, check_device, utc_now
 from edge_cl.update import Proposal, propose
 
 STRICT = " (strict: nothing was learnt)"
@@ -38,16 +38,17 @@ STRICT = " (strict: nothing was learnt)"
 class Learner:
     """A classifier that learns. Make one with `create` or `open`; a context manager that closes its file."""
 
-    def __init__(self, state: StateFile, backbone: Backbone | None, backbone_spec: str | None = None) -> None:
+    def __init__(self, state: StateFile, backbone: Backbone | None, spec: str | None, device: str | None) -> None:
         self._state = state
         self._settings = state.settings
+        self._device = ChosenDevice(device or self._settings.device)
         try:
             self._recipe = get_recipe(self._settings.recipe)
             self._info = BackboneInfo.from_json(self._settings.backbone) if self._settings.backbone else None
         except InputError as error:
             raise StateError(f"{state.name}: damaged: {error}") from None
         self._backbone = backbone
-        self._backbone_spec = backbone_spec
+        self._backbone_spec = spec
         self._head: Head | None = None
         self._memory: Memory | None = None
         self._version, self._change = 0, -1
@@ -62,6 +63,7 @@ class Learner:
         replay_bytes: int = 1_000_000,
         recipe: str = "edge",
         device: str = "auto",
+        precision: int = 32,
         seed: int = 0,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> Learner:
@@ -74,23 +76,26 @@ class Learner:
             replay_bytes: limit of the stored samples; 0 stores none.
             recipe: `edge`, `slda`, `ewc`, `replay` or `finetune`.
             device: `auto`, `cpu` or `cuda`.
+            precision: 16 extracts features in half precision, where that is done on a GPU.
             seed: of every draw.
             preprocessing: `input_size`, `scale`, `mean`, `std`, `crop` of a backbone that does not say its own.
 
         Raises:
             InputError: an argument is wrong.
             BackboneError: the backbone cannot be used.
+            DeviceError: `cuda` was asked for, and cannot be used.
             StateError: the path exists or cannot be written.
         """
         get_recipe(recipe)
-        settings = Settings("", recipe, replay_bytes, seed, device).checked()
+        settings = Settings("", recipe, replay_bytes, seed, device, precision).checked()
         if preprocessing and backbone is None:
             raise InputError("preprocessing: needs a backbone; pass backbone=... too")
-        opened = open_backbone(os.fspath(backbone), preprocessing, device) if backbone is not None else None
-        if opened:
+        opened = None
+        if backbone is not None:
+            opened = open_backbone(os.fspath(backbone), preprocessing, device, precision)
             settings = replace(settings, backbone=opened.info.to_json())
         state = StateFile.create(os.fspath(path), settings)
-        return cls(state, opened)
+        return cls(state, opened, None, device)
 
     @classmethod
     def open(
@@ -99,6 +104,7 @@ class Learner:
         *,
         read_only: bool = False,
         backbone: str | os.PathLike[str] | None = None,
+        device: str | None = None,
         check: bool = True,
     ) -> Learner:
         """Return the learner of a state file.
@@ -107,16 +113,19 @@ class Learner:
             path: of the state file.
             read_only: `learn` is refused; any number of readers go beside one writer.
             backbone: where the backbone's file is now, if it was moved.
+            device: `auto`, `cpu` or `cuda` instead of what the state was made with.
             check: compare the backbone's sha256 now, and not only at its first use.
 
         Raises:
+            InputError: there is no such device.
             StateError: the file is missing, damaged, or no state.
             BackboneMismatchError: the backbone's file has changed.
         """
         spec = os.fspath(backbone) if backbone is not None else None
+        check_device(device or "auto")
         state = StateFile.open(os.fspath(path), read_only=read_only)
         try:
-            learner = cls(state, None, spec)
+            learner = cls(state, None, spec, device)
             if learner._info and check:
                 check_backbone(learner._info, learner._folder, spec)
         except BaseException:
@@ -180,8 +189,10 @@ class Learner:
             BackboneError: it is missing, or another one.
         """
         if self._backbone is None and self._info is not None:
-            device = self._settings.device
-            self._backbone = reopen_backbone(self._info, self._folder, device, self._backbone_spec)
+            precision = self._settings.precision
+            self._backbone = reopen_backbone(
+                self._info, self._folder, self._backbone_spec, device=self._device.name, precision=precision
+            )
         return self._backbone
 
     @property
@@ -254,33 +265,17 @@ class Learner:
             proposal = self._propose(memory, extraction.features, names)
             known = memory.head.classes if memory else ()
             new_classes = proposal.memory.head.classes[len(known) :]
+            figures = (proposal.accuracy_before, proposal.accuracy_after, proposal.retention)
             committed = not proposal.forgets(min_retention)
             if committed:
                 version += 1
-                entry = self._entry(proposal, version, new_classes, len(names), extracted)
-                self._state.write(memory, proposal.memory, entry)
+                made = (utc_now(), self._settings.recipe, self._settings.seed, len(names), new_classes)
+                seconds = round(time.perf_counter() - extracted, 6)
+                self._state.write(memory, proposal.memory, Version(version, version - 1, *made, *figures, seconds))
         if committed:
             self._memory, self._head, self._version = proposal.memory, proposal.memory.head, version
-        seconds = (time.perf_counter() - start, extracted - start)
-        accuracies = (proposal.accuracy_before, proposal.accuracy_after, proposal.retention)
-        return UpdateReport(committed, version, new_classes, len(names), *accuracies, *seconds, extraction.skipped)
-
-    def _entry(
-        self, proposal: Proposal, version: int, new_classes: tuple[str, ...], n_samples: int, start: float
-    ) -> Version:
-        return Version(
-            version,
-            version - 1,
-            datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            self._settings.recipe,
-            self._settings.seed,
-            n_samples,
-            new_classes,
-            proposal.accuracy_before,
-            proposal.accuracy_after,
-            proposal.retention,
-            round(time.perf_counter() - start, 6),
-        )
+        times = (time.perf_counter() - start, extracted - start)
+        return UpdateReport(committed, version, new_classes, len(names), *figures, *times, extraction.skipped)
 
     def learn_folder(self, folder: str | os.PathLike[str], **options: Any) -> UpdateReport:
         """Learn a folder of class folders of images; see `learn` for the options."""
@@ -375,8 +370,9 @@ class Learner:
         has_scatter = self._recipe.anchor == "statistics"
         if memory is not None and (memory.statistics.scatter is not None) != has_scatter:
             raise StateError(f"{self._state.name}: damaged: the second moment does not fit the recipe")
+        start = memory or self._empty(features.shape[1])
         try:
-            return propose(memory or self._empty(features.shape[1]), self._recipe, features, names)
+            return self._device.run(lambda device: propose(start, self._recipe, features, names, device))
         except np.linalg.LinAlgError:
             raise StateError(f"{self._state.name}: damaged: its second moment is none; restore a copy") from None
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from edge_cl.backbones.images import UnreadableImageError, read_image
 from edge_cl.backbones.preprocessing import Preprocessing
-from edge_cl.errors import BackboneError, InputError, MissingPackageError
+from edge_cl.backbones.session import first_line, is_on_gpu, is_out_of_memory, open_session
+from edge_cl.errors import BackboneError, InputError, SessionError
 
 BATCH = 8  # images at a time: no slower than 32 on a CPU, and MobileNetV2 stays below 200 MiB resident
 
@@ -96,15 +97,17 @@ class Backbone:
         model: the cut ONNX model, a path or its bytes.
     """
 
-    def __init__(self, info: BackboneInfo, model: Path | bytes, device: str) -> None:
+    def __init__(self, info: BackboneInfo, model: Path | bytes, device: str, precision: int = 32) -> None:
         self.info = info
         self.model = model
         self._device = device
+        self._precision = precision
+        self._batch = BATCH
 
     @cached_property
     def session(self) -> Any:
         """The onnxruntime session, opened at the first use."""
-        return open_session(self.model, self._device)
+        return open_session(self.model, self._device, self._precision)
 
     def extract(self, sources: Sequence[Source], on_done: Progress = int) -> Extraction:
         """Return the features of images.
@@ -152,53 +155,38 @@ class Backbone:
         try:
             return int(self._run(np.zeros((1, height, width, 3), np.uint8)).shape[1])
         except Exception as error:  # onnxruntime's exceptions derive from Exception alone
-            reason = str(error).splitlines()[0][:160]
-            raise BackboneError(f"{self.info.name}: does not run at {height} x {width}: {reason}") from None
+            if isinstance(error, SessionError):
+                raise
+            raise BackboneError(f"{self.info.name}: does not run at {height} x {width}: {first_line(error)}") from None
 
     def _submit(self, pool: ThreadPoolExecutor, batch: Sequence[Source]) -> list[Future[NDArray[np.uint8]]]:
         return [pool.submit(read_image, source, self.info.preprocessing) for source in batch]
 
     def _run(self, images: NDArray[np.uint8]) -> Floats:
-        pixels = self.info.preprocessing.normalise(images)
-        features: Floats = self.session.run(["features"], {"pixels": pixels})[0]
-        return features
+        """Return the features (N, D); where memory runs out, half as many images are tried at a time.
+
+        Raises:
+            SessionError: the GPU failed, and `auto` was not asked for.
+        """
+        blocks: list[Floats] = []
+        start = 0
+        while start < len(images):
+            part = images[start : start + self._batch]
+            try:
+                pixels = self.info.preprocessing.normalise(part)
+                blocks.append(self.session.run(["features"], {"pixels": pixels})[0])
+                start += len(part)
+            except Exception as error:  # onnxruntime's exceptions derive from Exception alone
+                if is_out_of_memory(error) and len(part) > 1:
+                    self._batch = len(part) // 2
+                elif not is_on_gpu(self.session):
+                    raise
+                elif self._device == "auto":
+                    self.session = open_session(self.model, "cpu")
+                else:
+                    raise SessionError(f"device cuda: {first_line(error)}; use --device cpu") from error
+        return np.concatenate(blocks)
 
 
 def _name_of(source: Source, place: int) -> str:
     return f"image {place}" if isinstance(source, np.ndarray) else os.fspath(source)
-
-
-def open_session(model: Path | bytes, device: str) -> Any:
-    """Return an onnxruntime session.
-
-    Args:
-        model: the ONNX model, a path or its bytes.
-        device: `auto`, `cpu` or `cuda`.
-
-    Raises:
-        BackboneError: onnxruntime cannot open it, or has no CUDA.
-        MissingPackageError: onnxruntime is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingPackageError(
-            "onnxruntime is not installed; type: pip install onnxruntime (on a Jetson: its own onnxruntime-gpu wheel)"
-        ) from None
-    available = onnxruntime.get_available_providers()
-    if device == "cuda" and "CUDAExecutionProvider" not in available:
-        raise BackboneError(
-            f"device cuda: onnxruntime has only {', '.join(available)}; install onnxruntime-gpu, or use --device cpu"
-        )
-    providers = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in available:
-        providers.insert(0, "CUDAExecutionProvider")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would take the update's processors
-    source = str(model) if isinstance(model, Path) else model
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions derive from Exception alone
-        raise BackboneError(f"backbone: onnxruntime cannot open it: {str(error).splitlines()[0][:200]}") from None

@@ -19,13 +19,16 @@ TINY_FILE = Path(__file__).with_name("tiny.onnx")
 CUT_VERSION = 1  # part of the cache key: raise it when the same file would be cut differently
 
 
-def open_backbone(spec: str, given: Mapping[str, Any] | None = None, device: str = "auto") -> Backbone:
+def open_backbone(
+    spec: str, given: Mapping[str, Any] | None = None, device: str = "auto", precision: int = 32
+) -> Backbone:
     """Return the backbone that the user names.
 
     Args:
         spec: `tiny`, an .onnx file (`file.onnx#tensor` cuts at that tensor), or a torchvision name.
         given: preprocessing options (see `preprocessing`), for a file that does not say its own.
         device: `auto`, `cpu` or `cuda`.
+        precision: 32 or 16, see `open_session`.
 
     Raises:
         BackboneError: it is none of these, or cannot be used.
@@ -47,7 +50,7 @@ def open_backbone(spec: str, given: Mapping[str, Any] | None = None, device: str
         source, sha256 = find_pretrained(spec)
     wanted = Preprocessing.parse({"input_size": (given or {}).get("input_size")}, name)
     info = BackboneInfo(name, place, tensor, sha256, 0, wanted)
-    backbone = Backbone(info, _cut_once(info, source), device)
+    backbone = Backbone(info, _cut_once(info, source), device, precision)
     sides = backbone.session.get_inputs()[0].shape[2:]
     size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
     stored = backbone.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
@@ -56,14 +59,17 @@ def open_backbone(spec: str, given: Mapping[str, Any] | None = None, device: str
     return backbone
 
 
-def reopen_backbone(info: BackboneInfo, beside: Path, device: str = "auto", spec: str | None = None) -> Backbone:
+def reopen_backbone(
+    info: BackboneInfo, beside: Path, spec: str | None = None, *, device: str = "auto", precision: int = 32
+) -> Backbone:
     """Return the backbone that a state was made with.
 
     Args:
         info: what the state remembers.
         beside: the state's folder, where the file is looked for if it is no longer where it was.
-        device: `auto`, `cpu` or `cuda`.
         spec: where the user says it is now.
+        device: `auto`, `cpu` or `cuda`.
+        precision: 32 or 16, see `open_session`.
 
     Raises:
         BackboneMissingError: it cannot be found.
@@ -76,7 +82,7 @@ def reopen_backbone(info: BackboneInfo, beside: Path, device: str = "auto", spec
         from edge_cl.backbones.pretrained import find_pretrained
 
         source, _ = find_pretrained(info.name, info.sha256)
-    return Backbone(info, _cut_once(info, source), device)
+    return Backbone(info, _cut_once(info, source), device, precision)
 
 
 def check_backbone(info: BackboneInfo, beside: Path, spec: str | None = None) -> Path | None:

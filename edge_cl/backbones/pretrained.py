@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_cl.backbones import cache
-from edge_cl.backbones.backbone import open_session
 from edge_cl.backbones.preprocessing import METADATA_KEY, crop_of
+from edge_cl.backbones.session import open_session
 from edge_cl.errors import BackboneError, MissingPackageError
 
 WEIGHTS_KEY = "edge_cl.weights_sha256"

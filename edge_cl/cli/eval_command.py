@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, device_option, json_option, state_argument
 from edge_cl.cli.output import note, note_skipped, progress, show_json, show_table, skipped_rows
 from edge_cl.learner import Learner
 from edge_cl.samples import read_samples
@@ -14,10 +16,11 @@ from edge_cl.samples import read_samples
 @state_argument
 @click.argument("samples", type=AnyPath())
 @backbone_option
+@device_option
 @json_option
-def command(state: str, samples: str, backbone: str | None, as_json: bool) -> None:
+def command(state: str, samples: str, as_json: bool, **where: Any) -> None:
     """Measure accuracy on SAMPLES: a folder of class folders, a .csv of path,label, or an .npz of X and y."""
-    with Learner.open(state, read_only=True, backbone=backbone) as learner:
+    with Learner.open(state, read_only=True, **where) as learner:
         found = read_samples(samples)
         with progress("extracting", len(found.samples)) as advance:
             result = learner.evaluate(found.samples, found.labels, on_progress=advance)

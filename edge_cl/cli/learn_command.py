@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
-from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, device_option, json_option, state_argument
 from edge_cl.cli.output import note, note_skipped, progress, show_json, show_table, skipped_rows
 from edge_cl.learner import Learner
 from edge_cl.reports import UpdateReport
@@ -19,10 +20,11 @@ from edge_cl.samples import read_samples
 @click.option("--min-retention", type=click.FloatRange(0, 1), default=0.95, show_default=True)
 @click.option("--strict", is_flag=True, help="Learn nothing if one file cannot be read.")
 @backbone_option
+@device_option
 @json_option
-def command(state: str, samples: str, min_retention: float, strict: bool, backbone: str | None, as_json: bool) -> None:
+def command(state: str, samples: str, min_retention: float, strict: bool, as_json: bool, **where: Any) -> None:
     """Learn SAMPLES: a folder of class folders, a .csv of path,label, or an .npz of features X and labels y."""
-    with Learner.open(state, backbone=backbone) as learner:
+    with Learner.open(state, **where) as learner:
         found = read_samples(samples)
         with progress("extracting", len(found.samples)) as advance:
             report = learner.learn_samples(found, min_retention=min_retention, strict=strict, on_progress=advance)

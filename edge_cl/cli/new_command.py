@@ -10,7 +10,7 @@ from edge_cl.cli.options import Bytes, Number, Numbers, json_option, state_argum
 from edge_cl.cli.output import show_json, show_table
 from edge_cl.learner import Learner
 from edge_cl.recipes import RECIPES
-from edge_cl.state import DEVICES, MEMORY
+from edge_cl.state import DEVICES, MEMORY, PRECISIONS
 
 
 @click.command("new")
@@ -26,6 +26,14 @@ from edge_cl.state import DEVICES, MEMORY
 )
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="edge", show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(list(map(str, PRECISIONS))),
+    default="32",
+    show_default=True,
+    callback=lambda _context, _option, value: int(value),
+    help="Bits of the backbone's arithmetic on a GPU.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--input-size", type=Numbers(2), help="Side of the backbone's input in pixels, or H,W.")
 @click.option("--scale", type=Number(), help="RGB values 0 to 255 are multiplied by it.  [default: 1/127.5]")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
-from edge_cl.cli.options import AnyPath, backbone_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, device_option, json_option, state_argument
 from edge_cl.cli.output import note_skipped, progress, show_json, show_table
 from edge_cl.learner import Learner
 from edge_cl.samples import list_images, read_features
@@ -19,10 +20,11 @@ from edge_cl.samples import list_images, read_features
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to name for each sample."
 )
 @backbone_option
+@device_option
 @json_option
-def command(state: str, samples: tuple[str, ...], top: int, backbone: str | None, as_json: bool) -> None:
+def command(state: str, samples: tuple[str, ...], top: int, as_json: bool, **where: Any) -> None:
     """Name the class of SAMPLES: images, folders of images, or one .npz of features X."""
-    with Learner.open(state, read_only=True, backbone=backbone) as learner:
+    with Learner.open(state, read_only=True, **where) as learner:
         if samples[0].endswith(".npz") and len(samples) == 1:
             features = read_features(samples[0])
             names = [f"{samples[0]}[{row}]" for row in range(len(features))]

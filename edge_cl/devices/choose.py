@@ -4,9 +4,40 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 from edge_cl.devices.host import HOST, Device
 from edge_cl.errors import DeviceError, MissingPackageError
+
+Result = TypeVar("Result")
+
+
+class ChosenDevice:
+    """A device by its name, opened at its first use; `auto` goes on without the GPU where that fails."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._device: Device | None = None
+
+    def run(self, work: Callable[[Device], Result]) -> Result:
+        """Return what the work returns on the device.
+
+        Args:
+            work: changes nothing but its own arrays, so that it can be done again.
+
+        Raises:
+            DeviceError: `cuda` was asked for, and is not there or failed.
+        """
+        if self._device is None:
+            self._device = open_device(self.name)
+        try:
+            return work(self._device)
+        except DeviceError:
+            if self.name != "auto":
+                raise
+        self._device = HOST
+        return work(HOST)
 
 
 def open_device(name: str) -> Device:

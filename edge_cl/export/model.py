@@ -25,9 +25,9 @@ from edge_kernels.arrays import Floats
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_cl.backbones import Backbone
-from edge_cl.backbones.backbone import open_session
 from edge_cl.backbones.cut import FEATURES, IR_VERSION, OPSET, PIXELS
 from edge_cl.backbones.preprocessing import METADATA_KEY
+from edge_cl.backbones.session import open_session
 from edge_cl.errors import ExportError
 from edge_cl.files import write_whole
 from edge_cl.head import Head

@@ -134,7 +134,7 @@ class StateFile:
         """
         values: dict[str, Any] = dict(self._all("SELECT key, value FROM settings"))
         try:
-            values |= {key: int(values[key]) for key in ("replay_bytes", "seed")}
+            values |= {key: int(values[key]) for key in ("replay_bytes", "seed", "precision") if key in values}
             return Settings(**values).checked()
         except (KeyError, ValueError, TypeError) as error:
             raise StateError(f"{self.name}: damaged: settings: {error}") from None

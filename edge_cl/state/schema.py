@@ -5,7 +5,7 @@ blobs are little-endian, rows one after another.
 
 | table    | column   | type    | meaning |
 |----------|----------|---------|---------|
-| settings | key      | text    | `backbone`, `recipe`, `replay_bytes`, `seed`, `device` |
+| settings | key      | text    | `backbone`, `recipe`, `replay_bytes`, `seed`, `device`, `precision` |
 |          | value    | text    | of `backbone`: JSON, or empty where samples are features |
 | classes  | row      | integer | row of the head, from 0 |
 |          | name     | text    | |
@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 
 import numpy as np
 from edge_kernels.arrays import Floats, Ints
@@ -45,6 +46,7 @@ CREATE TABLE versions (version INTEGER PRIMARY KEY, parent INTEGER NOT NULL, ent
 """
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = (32, 16)
 BLOCK = 64  # rows and columns mirrored at a time
 DTYPES = ("<f4", "<i8")
 
@@ -59,6 +61,7 @@ class Settings:
         replay_bytes: limit of the replay records.
         seed: of every draw.
         device: `auto`, `cpu` or `cuda`.
+        precision: of the backbone on the GPU, 32 or 16 bits.
     """
 
     backbone: str
@@ -66,6 +69,7 @@ class Settings:
     replay_bytes: int
     seed: int
     device: str
+    precision: int = 32
 
     def checked(self) -> Settings:
         """Return the settings.
@@ -73,12 +77,25 @@ class Settings:
         Raises:
             InputError: one is out of its range.
         """
-        if self.device not in DEVICES:
-            raise InputError(f"device: expected one of {', '.join(DEVICES)}; found {self.device!r}")
+        check_device(self.device)
+        if self.precision not in PRECISIONS or isinstance(self.precision, bool):
+            raise InputError(f"precision: expected 32 or 16 bits; found {self.precision!r}")
+        if self.precision == 16 and self.device == "cpu":
+            raise InputError("precision: 16 bits need device cuda, or auto where there may be one; found device cpu")
         for name, value in (("replay_bytes", self.replay_bytes), ("seed", self.seed)):
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
                 raise InputError(f"{name}: expected a whole number of at least 0; found {value!r}")
         return self
+
+
+def check_device(name: str) -> None:
+    """Check the name of a device.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name not in DEVICES:
+        raise InputError(f"device: expected one of {', '.join(DEVICES)}; found {name!r}")
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,11 @@ class Version:
         """Return what `to_row` wrote."""
         values = json.loads(entry)
         return cls(version, parent, **{**values, "new_classes": tuple(values["new_classes"])})
+
+
+def utc_now() -> str:
+    """Return the time for a version's `created`."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def encode_array(name: str, array: Floats | Ints) -> tuple[str, str, str, bytes]:

@@ -43,15 +43,20 @@ def float_blocks(rows: Floats, size: int) -> Iterator[tuple[slice, Floats]]:
             yield block, copy
 
 
-def on_threads(run: Callable[[slice], object], n_rows: int, least: int) -> None:
-    """Call `run` with slices that cover the rows, one for each processor, none of fewer than `least` rows.
+def count_threads(n_rows: int, least: int) -> int:
+    """Return how many threads are worth it: at most one for each processor, each with at least `least` rows."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(processors, n_rows // max(least, 1)))
+
+
+def on_threads(run: Callable[[slice], object], n_rows: int, n_threads: int) -> None:
+    """Call `run` with slices that cover the rows, each on a thread of its own.
 
     Args:
         run: a loop that lets go of the interpreter's lock; calls must not touch each other's rows.
         n_rows: N.
-        least: what is not worth a thread of its own.
+        n_threads: how many.
     """
-    n_threads = max(1, min(_n_processors(), n_rows // least))
     edges = [n_rows * part // n_threads for part in range(n_threads + 1)]
     slices = [slice(start, stop) for start, stop in pairwise(edges)]
     if n_threads == 1:
@@ -60,7 +65,3 @@ def on_threads(run: Callable[[slice], object], n_rows: int, least: int) -> None:
     with ThreadPoolExecutor(n_threads) as pool:
         for _ in pool.map(run, slices):
             pass
-
-
-def _n_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

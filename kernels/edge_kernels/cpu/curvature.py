@@ -6,7 +6,7 @@ import numpy as np
 
 from edge_kernels.arrays import Floats, KernelError, Shapes
 from edge_kernels.cpu.blas import add_squares, mirror
-from edge_kernels.cpu.blocks import float_blocks, rows_of
+from edge_kernels.cpu.blocks import float_blocks, row_slices, rows_of
 
 RLS_ROWS = 64  # learnt at a time: the matrix to be solved stays small
 
@@ -64,12 +64,13 @@ def rls_update(weights: Floats, covariance: Floats, *, features: Floats, targets
         )
     for start in range(0, len(features), RLS_ROWS):
         x = features[start : start + RLS_ROWS].astype(covariance.dtype)
-        error = targets[start : start + RLS_ROWS] - x @ weights.T
         spread = x @ covariance
-        inner = (x @ spread.T).astype(np.float64) + np.eye(len(x))
-        # Woodbury: covariance - spread^T inner^-1 spread, as a square, so that it stays symmetric
-        root = np.linalg.solve(np.linalg.cholesky(inner), spread.astype(np.float64))
-        gain = np.linalg.solve(inner, spread.astype(np.float64))  # (n, D)
-        weights += (error.T.astype(np.float64) @ gain).astype(weights.dtype)
-        add_squares(covariance, root.astype(covariance.dtype), -1.0)
+        # Woodbury: covariance - spread^T (1 + x spread^T)^-1 spread, as a square, so that it stays symmetric
+        root = np.linalg.cholesky((x @ spread.T).astype(np.float64) + np.eye(len(x)))
+        half = np.linalg.solve(root, spread.astype(np.float64))  # (n, D)
+        gain = np.linalg.solve(root.T, half)
+        for tile in row_slices(len(weights), rows_of(2 * weights.shape[1], 1 << 20)):
+            error = targets[start : start + RLS_ROWS, tile] - x @ weights[tile].T
+            weights[tile] += (error.T @ gain).astype(weights.dtype)
+        add_squares(covariance, half.astype(covariance.dtype), -1.0)
         mirror(covariance)

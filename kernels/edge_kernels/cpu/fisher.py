@@ -33,7 +33,7 @@ def fisher_true(features: Floats, probabilities: Floats, *, has_bias: bool = Fal
     _check(features, probabilities)
 
     def fill(rows: slice, columns: slice, deltas: Floats) -> None:
-        _true_deltas(probabilities[rows, columns], deltas)
+        _true_deltas(_native(probabilities[rows, columns]), deltas)
 
     return _layer(features, probabilities.shape[1], has_bias, fill)
 
@@ -44,7 +44,8 @@ def fisher_empirical(features: Floats, probabilities: Floats, labels: Ints, *, h
     check_labels(labels, probabilities.shape[1])
 
     def fill(rows: slice, columns: slice, deltas: Floats) -> None:
-        _empirical_deltas(probabilities[rows, columns], labels[rows].astype(np.int64) - columns.start, deltas)
+        p = _native(probabilities[rows, columns])
+        _empirical_deltas(p, labels[rows].astype(np.int64) - columns.start, deltas)
 
     return _layer(features, probabilities.shape[1], has_bias, fill)
 
@@ -53,7 +54,8 @@ def fisher_sampled(features: Floats, probabilities: Floats, uniforms: Floats, *,
     """See reference.fisher_sampled."""
     _check(features, probabilities).check("uniforms", uniforms, "N")
     labels = np.empty(len(features), np.int64)
-    _pick(probabilities, np.ascontiguousarray(uniforms), labels)
+    for block, p in float_blocks(probabilities, rows_of(probabilities.shape[1])):
+        _pick(p, uniforms[block].astype(np.float64), labels[block])
     return fisher_empirical(features, probabilities, labels, has_bias=has_bias)
 
 
@@ -80,12 +82,12 @@ def fisher_hidden_true(
     w = np.ascontiguousarray(weights, np.float32)
 
     def fill_in(rows: slice, columns: slice, deltas: Floats) -> None:
-        p = np.ascontiguousarray(probabilities[rows], np.float32)
+        p = _native(probabilities[rows])
         _spread(p, w[:, columns], p @ w[:, columns], deltas)
         deltas *= np.square(slopes[rows, columns], dtype=np.float32, casting="same_kind")
 
     def fill_out(rows: slice, columns: slice, deltas: Floats) -> None:
-        _true_deltas(probabilities[rows, columns], deltas)
+        _true_deltas(_native(probabilities[rows, columns]), deltas)
 
     return _both_layers(features, hidden, len(w), fill_in, fill_out)
 
@@ -106,7 +108,8 @@ def fisher_hidden_empirical(
         np.square(deltas, out=deltas)
 
     def fill_out(rows: slice, columns: slice, deltas: Floats) -> None:
-        _empirical_deltas(probabilities[rows, columns], labels[rows].astype(np.int64) - columns.start, deltas)
+        p = _native(probabilities[rows, columns])
+        _empirical_deltas(p, labels[rows].astype(np.int64) - columns.start, deltas)
 
     return _both_layers(features, hidden, len(w), fill_in, fill_out)
 
@@ -147,18 +150,23 @@ def _layer(inputs: Floats, n_outputs: int, has_bias: bool, fill: Fill) -> Floats
     fisher = np.empty((n_outputs, width), np.float32)
     n_tile = min(n_outputs, rows_of(width, TILE_BYTES // 2))
     n_block = min(n_rows, rows_of(width + n_tile, CALL_BYTES - 12 * n_tile * width))
-    squares = np.ones((n_block, width), np.float32)
+    squares, deltas = np.ones((n_block, width), np.float32), np.empty(n_block * n_tile, np.float32)
+    totals, products = np.empty((n_tile, width)), np.empty((n_tile, width), np.float32)
     for tile in row_slices(n_outputs, n_tile):
-        n_tile = tile.stop - tile.start
-        total, product = np.zeros((n_tile, width)), np.empty((n_tile, width), np.float32)
-        deltas = np.empty((len(squares), n_tile), np.float32)
-        for rows in row_slices(n_rows, len(squares)):
-            filled = deltas[: rows.stop - rows.start]
+        n_taken = tile.stop - tile.start
+        total, product = totals[:n_taken], products[:n_taken]
+        total[...] = 0
+        for rows in row_slices(n_rows, n_block):
+            filled = deltas[: (rows.stop - rows.start) * n_taken].reshape(-1, n_taken)
             fill(rows, tile, filled)
             _square(inputs[rows], squares[:, :dim])
             total += np.matmul(filled.T, squares[: len(filled)], out=product)
         np.divide(total, n_rows, out=fisher[tile], casting="same_kind")
     return fisher
+
+
+def _native(block: Floats) -> Floats:
+    return np.ascontiguousarray(block, np.float32)
 
 
 def _square(rows: Floats, squares: Floats) -> Floats:

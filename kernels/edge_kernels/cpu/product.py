@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from edge_kernels.arrays import Codes, Floats, Ints, KernelError, Shapes
-from edge_kernels.cpu.blocks import float_blocks, on_threads, row_slices, rows_of
+from edge_kernels.cpu.blocks import count_threads, float_blocks, on_threads, rows_of
 from edge_kernels.cpu.compiled import compiled
 from edge_kernels.cpu.scalars import check_gather
 from edge_kernels.reference.product import start_rows
 
 LANES = 256  # rows compared with a codeword at a time: their distances stay in the first-level cache
+SCRATCH_BYTES = 2 << 20  # of all threads
 THREAD_WORK = 1 << 22  # comparisons of single values that are worth a thread of its own
 
 
@@ -28,13 +29,13 @@ def train_pq(features: Floats, *, n_subspaces: int, n_codewords: int = 256, n_st
         raise KernelError(f"n_subspaces: expected a divisor of D = {dim}; found {n_subspaces}")
     if not 1 <= n_codewords <= 256:
         raise KernelError(f"n_codewords: expected 1 to 256, the values of a byte; found {n_codewords}")
-    rows = start_rows(len(features), n_codewords, seed)
-    parts = features[rows].astype(np.float32).reshape(n_codewords, n_subspaces, -1)
-    codebooks = np.ascontiguousarray(parts.transpose(1, 0, 2))
+    codebooks = np.empty((n_subspaces, n_codewords, dim // n_subspaces), np.float32)
+    for c, row in enumerate(start_rows(len(features), n_codewords, seed)):
+        codebooks[:, c] = features[row].reshape(n_subspaces, -1)
     sums, counts = np.empty(codebooks.shape), np.empty((n_subspaces, n_codewords), np.int64)
     for _ in range(n_steps):
         sums[...], counts[...] = 0, 0
-        for _, x in float_blocks(features, rows_of(dim)):
+        for _, x in float_blocks(features, rows_of(dim, 1 << 20)):
             _sum_up(x, encode_pq(x, codebooks), sums, counts)
         sums /= np.maximum(counts, 1)[:, :, None]
         np.copyto(codebooks, sums, casting="same_kind", where=(counts > 0)[:, :, None])
@@ -45,19 +46,21 @@ def encode_pq(features: Floats, codebooks: Floats) -> Codes:
     """See reference.encode_pq."""
     shapes = _check_codebooks(codebooks)
     shapes.check("features", features, "N D")
-    books = np.ascontiguousarray(codebooks, np.float32)
-    codes = np.empty((len(features), len(books)), np.uint8)
+    (n_rows, dim), books = features.shape, _centre(codebooks)
+    n_values = books.shape[2] - 1
+    codes = np.empty((n_rows, len(books)), np.uint8)
+    is_ready = features.dtype == np.float32 and features.flags.c_contiguous
+    n_threads = count_threads(n_rows, THREAD_WORK // max(books.size, 1))
+    n_lanes = rows_of((n_values + 3 + (not is_ready) * dim) * n_threads, SCRATCH_BYTES)
+    n_lanes = min(LANES, n_lanes, max(8, n_rows))
 
     def encode(rows: slice) -> None:
-        lanes = min(LANES, max(8, rows.stop - rows.start))
-        values, nearest = np.empty((books.shape[2], lanes), np.float32), np.empty(lanes, np.int32)
-        distances = np.empty((2, lanes), np.float32)
-        for part in row_slices(rows.stop - rows.start, lanes):
-            block = slice(rows.start + part.start, rows.start + part.stop)
-            x = np.ascontiguousarray(features[block], np.float32)
-            _encode(x, books, values, distances, nearest, codes[block])
+        values, nearest = np.empty((n_values, n_lanes), np.float32), np.empty(n_lanes, np.int32)
+        distances = np.empty((2, n_lanes), np.float32)
+        for part, x in float_blocks(features[rows], n_lanes):
+            _encode(x, books, values, distances, nearest, codes[rows][part])
 
-    on_threads(encode, len(features), max(1, THREAD_WORK // max(books.size, 1)))
+    on_threads(encode, n_rows, n_threads)
     return codes
 
 
@@ -77,6 +80,22 @@ def decode_pq(codes: Codes, codebooks: Floats, rows: Ints, *, out: Floats | None
     return decoded
 
 
+def _centre(codebooks: Floats) -> Floats:
+    """Return codewords seen from their mean, padded to a multiple of four values, half their square behind them.
+
+    Seen from their mean, half of |c|^2 - x c orders them as |x - c|^2 does, to the rounding of their spread.
+
+    Returns:
+        (M, C + 1, S + 1) float32: the last word is the mean.
+    """
+    n_words, n_values = codebooks.shape[1:]
+    books = np.zeros((len(codebooks), n_words + 1, -(-n_values // 4) * 4 + 1), np.float32)
+    books[:, n_words, :n_values] = codebooks.mean(axis=1, dtype=np.float64)
+    np.subtract(codebooks, books[:, n_words:, :n_values], out=books[:, :n_words, :n_values], casting="same_kind")
+    books[:, :, -1] = 0.5 * np.einsum("mcs,mcs->mc", books, books)
+    return books
+
+
 def _check_codebooks(codebooks: Floats) -> Shapes:
     shapes = Shapes()
     shapes.check("codebooks", codebooks, "M C S")
@@ -85,42 +104,51 @@ def _check_codebooks(codebooks: Floats) -> Shapes:
 
 
 @compiled
-def _encode(x, codebooks, values, distances, nearest, codes):  # type: ignore[no-untyped-def]
-    """Fill (n, M) with the nearest codewords; `values`, `distances` and `nearest` are scratch, a lane for each row."""
-    n_values = codebooks.shape[2]
+def _encode(x, books, values, distances, nearest, codes):  # type: ignore[no-untyped-def]
+    """Fill (n, M) with the nearest codewords; `values`, `distances` and `nearest` are scratch, a lane for each row.
+
+    A distance is half its square, less what is the same for all codewords. The books (M, C + 1, S + 1) are made by
+    `_centre`: S is a multiple of four there, and in `values` (S, lanes).
+    """
     distance, least = distances[0], distances[1]
-    for m in range(codebooks.shape[0]):
+    n_words, last = books.shape[1] - 1, books.shape[2] - 5
+    n_values = x.shape[1] // books.shape[0]
+    values[:] = 0
+    for m in range(books.shape[0]):
         for s in range(n_values):
             for n in range(x.shape[0]):
-                values[s, n] = x[n, m * n_values + s]
+                values[s, n] = x[n, m * n_values + s] - books[m, n_words, s]
+        v0, v1, v2, v3 = values[last], values[last + 1], values[last + 2], values[last + 3]
         least[:] = np.inf
-        for c in range(codebooks.shape[1]):
-            _measure(values, codebooks[m, c], distance)
+        for c in range(n_words):
+            word = books[m, c]
+            _measure(values, word, distance)
+            c0, c1, c2, c3 = word[last], word[last + 1], word[last + 2], word[last + 3]
             for n in range(distance.shape[0]):
-                is_less = distance[n] < least[n]
-                least[n] = distance[n] if is_less else least[n]
+                found = distance[n] - (v0[n] * c0 + v1[n] * c1 + v2[n] * c2 + v3[n] * c3)
+                is_less = found < least[n]
+                least[n] = found if is_less else least[n]
                 nearest[n] = c if is_less else nearest[n]
         for n in range(x.shape[0]):
             codes[n, m] = nearest[n]
 
 
 @compiled
-def _measure(values, codeword, distance):  # type: ignore[no-untyped-def]
-    """Fill (lanes,) with the squared distances of values (S, lanes) from a codeword (S,)."""
-    distance[:] = 0
-    s = 0
-    while s + 4 <= codeword.shape[0]:  # four at a time: the distances are loaded and stored once for them
-        c0, c1, c2, c3 = codeword[s], codeword[s + 1], codeword[s + 2], codeword[s + 3]
+def _measure(values, word, distance):  # type: ignore[no-untyped-def]
+    """Fill (lanes,) with the distances of values (S, lanes) from a codeword (S + 1,), but for its last four."""
+    last = word.shape[0] - 5
+    start = word[last + 4]
+    if last == 0:
+        distance[:] = start
+    for s in range(0, last, 4):
+        c0, c1, c2, c3 = word[s], word[s + 1], word[s + 2], word[s + 3]
         v0, v1, v2, v3 = values[s], values[s + 1], values[s + 2], values[s + 3]
-        for n in range(distance.shape[0]):
-            d0, d1, d2, d3 = v0[n] - c0, v1[n] - c1, v2[n] - c2, v3[n] - c3
-            distance[n] += d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
-        s += 4
-    while s < codeword.shape[0]:
-        for n in range(distance.shape[0]):
-            apart = values[s, n] - codeword[s]
-            distance[n] += apart * apart
-        s += 1
+        if s == 0:
+            for n in range(distance.shape[0]):
+                distance[n] = start - (v0[n] * c0 + v1[n] * c1 + v2[n] * c2 + v3[n] * c3)
+        else:
+            for n in range(distance.shape[0]):
+                distance[n] -= v0[n] * c0 + v1[n] * c1 + v2[n] * c2 + v3[n] * c3
 
 
 @compiled

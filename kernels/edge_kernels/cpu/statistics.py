@@ -106,16 +106,20 @@ def _update(
     stops = np.append(starts[1:], len(order))
     fresh = counts[touched] == 0
     means[touched[fresh]] = features[order[starts[fresh]]]
-    distances = np.empty((min(len(order), rows_of(dim, BLOCK_BYTES * 4 // dtype.itemsize)), dim), dtype)
+    is_ready = features.dtype == dtype and features.flags.c_contiguous
+    n_block = min(len(order), rows_of(dim, BLOCK_BYTES * 4 // dtype.itemsize // (1 if is_ready else 3)))
+    distances, copy = np.empty((n_block, dim), dtype), np.empty((0 if is_ready else n_block, dim), dtype)
     for group in row_slices(len(touched), rows_of(dim, GROUP_BYTES * 4 // dtype.itemsize)):
         classes = touched[group]
         pivots, sums = means[classes].astype(dtype), np.zeros((len(classes), dim), dtype)
         for part in row_slices(int(stops[group][-1] - starts[group][0]), len(distances)):
             rows = order[starts[group][0] :][part]
             slots = np.searchsorted(classes, labels[rows])
-            is_ready = features.dtype == dtype and features.flags.c_contiguous
-            x, places = (features, rows) if is_ready else (features[rows].astype(dtype), np.arange(len(rows)))
-            _subtract(x, places, slots, pivots, distances, sums)
+            if is_ready:
+                _subtract(features, rows, slots, pivots, distances, sums)
+            else:
+                copy[: len(rows)] = features[rows]
+                _subtract(copy, np.arange(len(rows)), slots, pivots, distances, sums)
             if scatter is not None:
                 add_squares(scatter, distances[: len(rows)], -1.0 if is_removal else 1.0)
         n_rows = stops[group] - starts[group]

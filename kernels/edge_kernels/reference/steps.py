@@ -19,11 +19,11 @@ def cross_entropy_delta(logits: Floats, labels: Ints, *, sample_weights: Floats)
     Returns:
         The loss, and (N, K); `delta.T @ features` is the gradient by the weights.
     """
-    rows, p = np.arange(len(labels)), softmax(logits)
-    peak = logits.max(axis=1, initial=-np.inf).astype(np.float64)
-    log_sum = np.log(np.exp(logits - peak[:, None]).sum(axis=1)) + peak
+    x, rows, p = logits.astype(np.float64), np.arange(len(labels)), softmax(logits)
+    peak = x.max(axis=1, initial=-np.inf)
+    log_sum = np.log(np.exp(x - peak[:, None]).sum(axis=1)) + peak
     delta = p - np.eye(p.shape[1])[labels]
-    return float(sample_weights @ (log_sum - logits[rows, labels])), delta * sample_weights[:, None]
+    return float(sample_weights @ (log_sum - x[rows, labels])), delta * sample_weights[:, None]
 
 
 def ewc_step(weights: Floats, gradient: Floats, *, fisher: Floats, anchor: Floats, lr: float, lam: float) -> None:
@@ -37,5 +37,5 @@ def ewc_step(weights: Floats, gradient: Floats, *, fisher: Floats, anchor: Float
         lr: learning rate, at least 0.
         lam: EWC's lambda, at least 0.
     """
-    pull = lr * lam * fisher.astype(np.float64)
-    weights[...] = (weights - lr * gradient + pull * anchor) / (1 + pull)  # Parikh 2014, sec. 6.1.1
+    g, pull, a = gradient.astype(np.float64), lr * lam * fisher.astype(np.float64), anchor.astype(np.float64)
+    weights[...] = (weights - lr * g + pull * a) / (1 + pull)  # Parikh 2014, sec. 6.1.1
