@@ -148,10 +148,16 @@ def test_statistics_of_every_form_agree(form: str, dtype: Any) -> None:
     np.testing.assert_array_equal(found[2], found[2].T)
 
 
-def test_small_blocks_and_groups_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["float32", "float16"])
+@pytest.mark.parametrize("loop_rows", [0, 1000])
+def test_small_blocks_and_groups_do_not_change_the_statistics(
+    loop_rows: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, _, y = problem(90, 9, 7)
     want, found = empty(7, 9), empty(7, 9)
-    cpu.add_samples(*want, features=x, labels=y)
+    x = FORMS[form](x)
+    reference.add_samples(*want, features=x, labels=y)
+    monkeypatch.setattr(statistics, "LOOP_ROWS", loop_rows)
     monkeypatch.setattr(statistics, "BLOCK_BYTES", 4 * 9 * 4)  # four rows
     monkeypatch.setattr(statistics, "GROUP_BYTES", 4 * 9 * 2)  # two classes
     cpu.add_samples(*found, features=x, labels=y)

@@ -13,11 +13,11 @@ import pytest
 
 SCRIPT = """
 import edge_kernels, numpy as np
-from edge_kernels.cpu import steps
+from edge_kernels.cpu import proximal
 assert edge_kernels.__file__.startswith({folder!r}), edge_kernels.__file__
 w = np.ones((2, 3), np.float32)
-steps.ewc_step(w, w, fisher=w, anchor=w, lr=0.1, lam=1.0)
-stats = getattr(steps._ewc_rows, "stats", None)
+proximal.ewc_step(w, w, fisher=w, anchor=w, lr=0.1, lam=1.0)
+stats = getattr(proximal._ewc_rows, "stats", None)
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 

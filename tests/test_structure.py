@@ -84,7 +84,7 @@ def test_no_room_is_past_400_lines() -> None:
             "with Learner.create(':memory:', backbone='tiny') as l:\n"
             "    x = np.zeros((4, 64, 64, 3), np.uint8); x[2:] = 200\n"
             "    l.learn(x, ['a', 'a', 'b', 'b'])",
-            {"torch", "torchvision"},
+            {"torch", "numba", "torchvision"},
         ),
     ],
 )

@@ -14,9 +14,9 @@ from functools import cache
 from typing import Any
 
 from edge_kernels.arrays import Floats
-from edge_kernels.cpu.compiled import compiled
 
 ROW_MAJOR, LOWER, TRANSPOSED = 101, 122, 112  # of CBLAS
+MIRROR_ROWS = 32
 STRIP_BYTES = 1 << 20  # of a product that goes through numpy
 
 
@@ -70,12 +70,10 @@ def _routines() -> dict[str, Any]:
     return found
 
 
-@compiled
-def mirror(total):  # type: ignore[no-untyped-def]
-    """Copy the lower triangle (D, D) to the upper one, in squares that stay in the first-level cache."""
-    size = 16
-    for top in range(0, total.shape[0], size):
-        for left in range(0, top + 1, size):
-            for row in range(top, min(top + size, total.shape[0])):
-                for column in range(left, min(left + size, row)):
-                    total[column, row] = total[row, column]
+def mirror(total: Floats) -> None:
+    """Copy the lower triangle (D, D) to the upper one, by blocks: the whole would miss the cache at every value."""
+    for top in range(0, len(total), MIRROR_ROWS):
+        below = min(top + MIRROR_ROWS, len(total))
+        total[:top, top:below] = total[top:below, :top].T
+        for d in range(top, below):
+            total[top:d, d] = total[d, top:d]

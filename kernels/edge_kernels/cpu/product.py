@@ -35,7 +35,7 @@ def train_pq(features: Floats, *, n_subspaces: int, n_codewords: int = 256, n_st
     sums, counts = np.empty(codebooks.shape), np.empty((n_subspaces, n_codewords), np.int64)
     for _ in range(n_steps):
         sums[...], counts[...] = 0, 0
-        for _, x in float_blocks(features, rows_of(dim, 1 << 20)):
+        for _, x in float_blocks(features, rows_of(dim, 1 << 18)):
             _sum_up(x, encode_pq(x, codebooks), sums, counts)
         sums /= np.maximum(counts, 1)[:, :, None]
         np.copyto(codebooks, sums, casting="same_kind", where=(counts > 0)[:, :, None])

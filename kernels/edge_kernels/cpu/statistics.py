@@ -7,10 +7,10 @@ import numpy as np
 from edge_kernels.arrays import Floats, Ints, KernelError, Shapes, check_labels
 from edge_kernels.cpu.blas import add_squares, mirror
 from edge_kernels.cpu.blocks import row_slices, rows_of
-from edge_kernels.cpu.compiled import compiled
 
 BLOCK_BYTES = 3 << 20  # of a block of distances in float32
 GROUP_BYTES = 1 << 20  # of the sums of a group of classes
+LOOP_ROWS = 512  # from so many on the compiled loop gains more than a millisecond; numba's import alone takes 300
 
 
 def add_samples(counts: Ints, means: Floats, scatter: Floats | None, *, features: Floats, labels: Ints) -> None:
@@ -106,6 +106,9 @@ def _update(
     stops = np.append(starts[1:], len(order))
     fresh = counts[touched] == 0
     means[touched[fresh]] = features[order[starts[fresh]]]
+    subtract = _subtract_few
+    if len(order) >= LOOP_ROWS:
+        from edge_kernels.cpu.distances import subtract
     is_ready = features.dtype == dtype and features.flags.c_contiguous
     n_block = min(len(order), rows_of(dim, BLOCK_BYTES * 4 // dtype.itemsize // (1 if is_ready else 3)))
     distances, copy = np.empty((n_block, dim), dtype), np.empty((0 if is_ready else n_block, dim), dtype)
@@ -116,10 +119,10 @@ def _update(
             rows = order[starts[group][0] :][part]
             slots = np.searchsorted(classes, labels[rows])
             if is_ready:
-                _subtract(features, rows, slots, pivots, distances, sums)
+                subtract(features, rows, slots, pivots, distances, sums)
             else:
                 copy[: len(rows)] = features[rows]
-                _subtract(copy, np.arange(len(rows)), slots, pivots, distances, sums)
+                subtract(copy, np.arange(len(rows)), slots, pivots, distances, sums)
             if scatter is not None:
                 add_squares(scatter, distances[: len(rows)], -1.0 if is_removal else 1.0)
         n_rows = stops[group] - starts[group]
@@ -134,13 +137,8 @@ def _update(
         mirror(scatter)
 
 
-@compiled
-def _subtract(x, places, slots, pivots, distances, sums):  # type: ignore[no-untyped-def]
-    """Fill (n, D) with the distance of each place's row from the pivot of its slot, and add it to the slot's sum."""
-    for n in range(places.shape[0]):
-        row, pivot = x[places[n]], pivots[slots[n]]
-        distance, total = distances[n], sums[slots[n]]
-        for d in range(row.shape[0]):
-            distance[d] = row[d] - pivot[d]
-        for d in range(row.shape[0]):
-            total[d] += distance[d]
+def _subtract_few(x: Floats, places: Ints, slots: Ints, pivots: Floats, distances: Floats, sums: Floats) -> None:
+    """See `distances.subtract`."""
+    filled = np.subtract(x[places], pivots[slots], out=distances[: len(places)])
+    first = np.flatnonzero(np.diff(slots, prepend=-1))
+    sums[slots[first]] += np.add.reduceat(filled, first, axis=0)
