@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from edge_kernels.arrays import Floats, Ints
 
-from edge_cl.devices import HOST, Device, namespace
-from edge_cl.head import Head
+from edge_cl.devices import namespace
 from edge_cl.statistics import Statistics
 
 MIN_SHRINKAGE = 1e-4  # keeps the factorisation in float32 safe where a feature is always 0
@@ -81,15 +79,14 @@ class Whitened:
         push = ((1 + inflate * length) ** 0.5 - 1) / length.clip(1e-12)
         return z + (push * overlap)[:, None] * own, logits
 
-    def head(self, classes: Sequence[str], factor: float, shift: Floats, device: Device = HOST) -> Head:
-        """Return the head in feature space: the LDA head times `factor`, moved by `shift` (K, D + 1) in this space."""
+    def head(self, factor: float, shift: Floats) -> tuple[Floats, Floats]:
+        """Return weights and bias in feature space: the LDA head times `factor`, moved by `shift` (K, D + 1) here."""
         xp = namespace(shift)
         rows = factor * self.means + shift[:, :-1]
         weights = rows @ self.whitener
         bias = shift[:, -1] - 0.5 * factor * (xp.asarray(self.means, dtype=xp.float64) ** 2).sum(1)
         bias -= xp.asarray(weights, dtype=xp.float64) @ xp.asarray(self.centre, dtype=xp.float64)
-        weights, bias = device.get(weights), device.get(bias)
-        return Head(tuple(classes), weights, bias.astype(np.float32))
+        return weights, xp.asarray(bias, dtype=xp.float32)
 
 
 def whiten(statistics: Statistics) -> Whitened:

@@ -6,7 +6,6 @@ import numpy as np
 from edge_kernels.arrays import Floats
 
 from edge_cl.devices import Device, namespace
-from edge_cl.head import Head
 
 
 def with_one(features: Floats) -> Floats:
@@ -22,12 +21,11 @@ def grow(fisher: Floats, n_classes: int) -> Floats:
     return np.concatenate([fisher, rows])
 
 
-def add_batch(fisher: Floats, head: Head, features: Floats, device: Device) -> Floats:
-    """Return the summed true Fisher (K, D + 1) with a batch of features (N, D) added, at this head.
+def add_batch(fisher: Floats, logits: Floats, features: Floats, device: Device) -> Floats:
+    """Return the summed true Fisher (K, D + 1) with a batch of features (N, D) added, at the logits (N, K) of a head.
 
     The posterior's precision is a sum over samples, so the penalty needs no factor of its own (Huszar 2018, eq. 3).
     """
-    probabilities = head.predict(device.get(features))
-    batch = device.kernels.fisher_true(features, *device.put(probabilities), has_bias=True)
-    summed: Floats = grow(fisher, len(head.classes)) + len(features) * device.get(batch)
+    batch = device.kernels.fisher_true(features, device.kernels.softmax(logits), has_bias=True)
+    summed: Floats = fisher + len(features) * batch
     return summed

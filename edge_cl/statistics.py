@@ -48,6 +48,11 @@ class Statistics:
         """
         device.kernels.add_samples(self.counts, self.means, self.scatter, features=features, labels=labels)
 
+    def to_host(self, device: Device) -> Statistics:
+        """Return these statistics of the device as numpy arrays."""
+        scatter = None if self.scatter is None else device.get(self.scatter)
+        return Statistics(device.get(self.counts), device.get(self.means), scatter)
+
     def learn(self, features: Floats, labels: Ints, n_classes: int) -> Statistics:
         """Return the statistics with a batch added; these stay as they were.
 

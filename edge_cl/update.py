@@ -6,24 +6,19 @@ replay for heads that are trained, and for the closed-form head, where leaving o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from edge_kernels.arrays import Bools, Floats, Ints
 
 from edge_cl import ewc
-from edge_cl.anchor import Whitened, calibrate, inverse_cholesky, nearest_factor, whiten
-from edge_cl.devices import HOST, Device, namespace
+from edge_cl.devices import HOST, Device
 from edge_cl.head import Head
+from edge_cl.learning import Task, learn_from_head, learn_from_statistics
 from edge_cl.memory import Memory
 from edge_cl.recipes import Recipe
-from edge_cl.refine import Objective, cross_entropy, minimise
 from edge_cl.replay import UNKNOWN, is_held_out
 from edge_cl.statistics import Statistics
-
-PULLS = (5e-2, 5e-3, 5e-4)  # EWC's lambda for each sample seen, tried from the firmest on
-FIRST_STEPS = 5  # of L-BFGS: where the held-out slice has lost by then, the minimum is not looked for
-RIDGE = 1e-3  # lambda of recipes that have no Fisher: just enough for a finite minimum on separable samples
 
 
 @dataclass(frozen=True)
@@ -70,23 +65,6 @@ class _Pool:
     n_stored: int
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The pool, and what of it is on the device.
-
-    Attributes:
-        pool: all of it, on the host.
-        features: (N, D).
-        labels: (N,).
-        device: where these are.
-    """
-
-    pool: _Pool
-    features: Floats
-    labels: Ints
-    device: Device
-
-
 def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], device: Device = HOST) -> Proposal:
     """Return the update that learning a batch would make; `memory` stays as it was.
 
@@ -107,26 +85,24 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], 
     n_stored = len(memory.replay.records)
     taken = np.isin(np.arange(len(labels)), origins - n_stored)
     pool = _gather(memory, features, labels, taken & is_held_out(sequence))
+    fisher = ewc.grow(memory.fisher, len(head.classes))
     with device.here():
-        scatter = () if grown.scatter is None else (grown.scatter,)
-        pooled, pool_labels, counts, means, *scatters = device.put(
-            pool.features, pool.labels, grown.counts, grown.means, *scatter
-        )
-        there = Statistics(counts, means, scatters[0] if scatters else None)
-        there.add(pooled[n_stored:], pool_labels[n_stored:], device)
-        moment = None if there.scatter is None else device.get(there.scatter)
-        statistics = Statistics(device.get(there.counts), device.get(there.means), moment)
-        if recipe.anchor == "statistics":
-            task = _Task(pool, pooled, pool_labels, device)
-            head, unseen, honest = _learn_from_statistics(head, there, recipe, task)
-        else:
-            head = _learn_from_head(head, memory.fisher, recipe, pool, device)
-            unseen, honest = head.logits(pool.features), pool.held
-        fisher = memory.fisher
+        task = _put(pool, grown, head, fisher, device)
+        task.statistics.add(task.features[n_stored:], task.labels[n_stored:], device)
+        learnt = (learn_from_statistics if recipe.anchor == "statistics" else learn_from_head)(task, recipe)
         if recipe.fisher == "diagonal":
-            fisher = ewc.add_batch(fisher, head, pooled[n_stored:], device)
+            batch = slice(n_stored, None)
+            fisher = device.get(ewc.add_batch(task.fisher, learnt.unseen[batch], task.features[batch], device))
+        statistics = task.statistics.to_host(device)
+        unseen, honest = device.get(learnt.unseen), device.get(learnt.honest)
+        head = Head(head.classes, device.get(learnt.weights), device.get(learnt.bias))
     hits = unseen.argmax(axis=1) == pool.labels
-    after = Memory(head, statistics, fisher, replay.mark(hits[origins], honest[origins]))
+    after = Memory(
+        head,
+        statistics,
+        fisher if recipe.fisher == "diagonal" else memory.fisher,
+        replay.mark(hits[origins], honest[origins]),
+    )
     asked = honest & np.isin(np.arange(len(hits)), origins)
     if asked.any():
         accuracy_before, accuracy_after = pool.was_hit[asked].mean(), hits[asked].mean()
@@ -159,115 +135,15 @@ def _gather(memory: Memory, features: Floats, labels: Ints, held: Bools) -> _Poo
     )
 
 
-def _learn_from_statistics(
-    grown: Head, statistics: Statistics, recipe: Recipe, task: _Task
-) -> tuple[Head, Floats, Bools]:
-    """Return the anchored head, its logits (N, K) of the pool's samples as if unseen, and (N,) where that holds.
-
-    What the refinement trained on is asked with the anchor alone; the slice that decides on the refinement, with both.
-    """
-    device, pool = task.device, task.pool
-    space = whiten(statistics)
-    xp = namespace(space.means)
-    counts = device.get(statistics.counts)
-    alone = counts[pool.labels] < 2
-    shift = xp.zeros((len(space.means), len(space.centre) + 1), dtype=xp.float32)
-    if space.weight is None or alone.all() or len(grown.classes) < 2:
-        factor = nearest_factor(space.means)
-        logits = device.get(factor * space.logits(space.transform(task.features)))
-        return space.head(grown.classes, factor, shift, device), logits, np.zeros(len(alone), bool)
-    z, unseen, learnt = _leave_out(space, task)
-    together = ~alone
-    factor = calibrate(unseen[together], task.labels[together])
-    unseen *= factor
-    if recipe.trains and pool.held.sum() > 1 and not pool.held.all():
-        inputs = ewc.with_one(z)
-        offsets = xp.where(xp.asarray(pool.held)[:, None], unseen, factor * learnt)
-        shift = _refine(counts, task, inputs, offsets)
-        unseen[pool.held] += inputs[pool.held] @ shift.T
-    return space.head(grown.classes, factor, shift, device), device.get(unseen), together
-
-
-def _leave_out(space: Whitened, task: _Task) -> tuple[Floats, Floats, Floats]:
-    """Return z (N, D) and logits (N, K) of the samples as if unseen, and the logits (N, K) as learnt."""
-    parts: list[tuple[Floats, Floats, Floats]] = []
-
-    def run(rows: slice) -> None:
-        learnt = space.transform(task.features[rows])
-        parts.append((*space.leave_one_out(learnt, task.labels[rows]), space.logits(learnt)))
-
-    task.device.each(len(task.features), run)
-    z, unseen, logits = (namespace(part[0]).concatenate(part) for part in zip(*parts, strict=True))
-    return z, unseen, logits
-
-
-def _refine(counts: Ints, task: _Task, inputs: Floats, offsets: Floats) -> Floats:
-    """Return the shift (K, D + 1) from the anchor whose pull the held-out slice likes best; zero if it likes none.
-
-    Each pull has to gain two standard errors over the firmer one before it, the first over the anchor: what a few
-    samples gain by chance is not worth leaving the closed form for. The minimum lies in the span of the training
-    samples, so fewer samples than features are trained on in coordinates of that span.
-    """
-    xp, held = namespace(inputs), task.pool.held
-    train = ~held
-    basis = None
-    if train.sum() < inputs.shape[1]:
-        gram = inputs[train] @ inputs[train].T
-        diagonal = gram.reshape(-1)[:: len(gram) + 1]
-        diagonal += 1e-4 * diagonal.mean()
-        basis = inverse_cholesky(gram) @ inputs[train]
-        inputs = inputs @ basis.T
-    labels, answers = task.pool.labels[train], task.labels[held]
-    stored = np.bincount(labels, minlength=len(counts))
-    weights = (counts[labels] / stored[labels]).astype(np.float32)
-    problem = Objective(
-        inputs[train], offsets[train], task.labels[train], xp.asarray(weights, device=inputs.device), 0.0, task.device
+def _put(pool: _Pool, statistics: Statistics, head: Head, fisher: Floats, device: Device) -> Task:
+    """Return the task on the device, all of it by one copy."""
+    scatter = () if statistics.scatter is None else (statistics.scatter,)
+    arrays = (pool.features, pool.labels, pool.held, statistics.counts, statistics.means)
+    features, labels, held, counts, means, weights, bias, fisher, *scatter_there = device.put(
+        *arrays, head.weights, head.bias, fisher, *scatter
     )
-
-    def held_losses(shift: Floats) -> Floats:
-        losses: Floats = task.device.get(cross_entropy(offsets[held] + inputs[held] @ shift.T, answers))
-        return losses
-
-    best = xp.zeros((len(counts), inputs.shape[1]), dtype=xp.float32)
-    best_losses = held_losses(best)
-    for share in PULLS:
-        objective = replace(problem, pull=share * float(weights.sum()))
-        shift = minimise(objective, best, max_steps=FIRST_STEPS)
-        if held_losses(shift).mean() > best_losses.mean():
-            break
-        shift = minimise(objective, shift)
-        losses = held_losses(shift)
-        gains = best_losses - losses
-        if gains.mean() < 2 * gains.std(ddof=1) / np.sqrt(len(gains)):
-            break
-        best, best_losses = shift, losses
-    found: Floats = best if basis is None else best @ basis
-    return found
-
-
-def _learn_from_head(grown: Head, fisher: Floats, recipe: Recipe, pool: _Pool, device: Device) -> Head:
-    """Return the head trained from the one before; new rows start at zero."""
-    train = ~pool.held
-    if not recipe.replays:
-        train[: pool.n_stored] = False
-    if not train.any():
-        return grown
-    inputs = ewc.with_one(pool.features[train])
-    scale = np.sqrt(np.mean(np.square(inputs, dtype=np.float64), axis=0)).astype(np.float32)
-    scale[scale == 0] = 1  # whatever the units of a feature are, the problem is the same
-    pull = np.full((len(grown.classes), len(scale)), RIDGE, np.float32)
-    if recipe.fisher == "diagonal":
-        pull += ewc.grow(fisher, len(grown.classes)) / np.square(scale)
-    inputs, offsets, labels, weights, pull, start = device.put(
-        inputs / scale,
-        grown.logits(pool.features[train]),
-        pool.labels[train],
-        np.ones(len(inputs), np.float32),
-        pull,
-        np.zeros_like(pull),
-    )
-    shift = device.get(minimise(Objective(inputs, offsets, labels, weights, pull, device), start)) / scale
-    return replace(grown, weights=grown.weights + shift[:, :-1], bias=grown.bias + shift[:, -1])
+    there = Statistics(counts, means, scatter_there[0] if scatter_there else None)
+    return Task(features, labels, held, pool.n_stored, there, weights, bias, fisher, device)
 
 
 def _retention(before: Memory, head: Head, pool: _Pool, hits: Bools, honest: Bools) -> tuple[float, float]:

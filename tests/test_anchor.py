@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl.anchor import calibrate, inverse_cholesky, nearest_factor, oracle_shrinkage, whiten
+from edge_cl.head import Head
 from edge_cl.refine import cross_entropy
 from edge_cl.statistics import Statistics
 
@@ -33,7 +34,7 @@ def test_head_gives_the_lda_logits(n_samples: int, dim: int) -> None:
     statistics, x, _ = learnt(5, n_samples, dim)
     space = whiten(statistics)
     precision = (space.whitener.T @ space.whitener).astype(np.float64)
-    head = space.head([f"c{k}" for k in range(5)], 0.5, np.zeros((5, dim + 1), np.float32))
+    head = Head(tuple("abcde"), *space.head(0.5, np.zeros((5, dim + 1), np.float32)))
     means = statistics.means.astype(np.float64)
     want = 0.5 * (x @ precision @ means.T - 0.5 * np.einsum("kd,de,ke->k", means, precision, means))
     got = head.logits(x)
@@ -150,4 +151,5 @@ def test_one_class_and_constant_features_have_a_space(x: np.ndarray) -> None:
     statistics = Statistics.empty(4, has_scatter=True).learn(x.astype(np.float32), np.zeros(len(x), int), 1)
     space = whiten(statistics)
     assert np.isfinite(space.whitener).all()
-    assert np.isfinite(space.head(["a"], 1.0, np.zeros((1, 5), np.float32)).logits(x.astype(np.float32))).all()
+    head = Head(("a",), *space.head(1.0, np.zeros((1, 5), np.float32)))
+    assert np.isfinite(head.logits(x.astype(np.float32))).all()

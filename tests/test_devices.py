@@ -19,7 +19,10 @@ from edge_cl.backbones.session import halve, is_on_gpu, open_session
 from edge_cl.devices import HOST, ChosenDevice, Device
 from edge_cl.devices.choose import has_gpu
 from edge_cl.errors import DeviceError, EdgeClError, InputError, SessionError
+from edge_cl.memory import Memory
+from edge_cl.recipes import RECIPES
 from edge_cl.refine import Objective
+from edge_cl.update import propose
 
 from .conftest import clusters
 
@@ -261,6 +264,41 @@ def test_arrays_go_to_the_device_whole_and_come_back() -> None:
             found = device.get(there)
             assert found.dtype == want.dtype
             np.testing.assert_array_equal(found, want)
+
+
+def test_memory_of_a_gpu_that_runs_out_halves_the_batch() -> None:
+    torch = pytest.importorskip("torch")
+    from edge_cl.devices.cuda import CudaDevice
+
+    device, done = CudaDevice("cpu"), np.zeros(20, int)
+
+    def run(rows: slice) -> None:
+        if rows.stop - rows.start > 6:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        done[rows] += 1
+
+    device.each(20, run)
+    np.testing.assert_array_equal(done, 1)
+    assert device.batch == 5
+
+
+def test_an_update_goes_to_the_device_by_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[int] = []
+    device = Device()
+
+    def put(*arrays: Any) -> tuple[Any, ...]:
+        copies.append(len(arrays))
+        return arrays
+
+    monkeypatch.setattr(device, "put", put)
+    x, names = clusters(4, 10, 8)
+    for recipe in RECIPES.values():
+        copies.clear()
+        has_scatter = recipe.anchor == "statistics"
+        memory = Memory.empty(8, has_scatter=has_scatter, replay_bytes=10**5, seed=0)
+        memory = propose(memory, recipe, x, names, device).memory
+        propose(memory, recipe, x, names, device)
+        assert len(copies) == 2, recipe.name
 
 
 def test_failures_of_a_gpu_are_one_kind_of_error_and_others_stay_what_they_are() -> None:

@@ -21,6 +21,7 @@ FLOORS = [  # a module may import from its own floor's package and from floors b
     {"edge_cl.head", "edge_cl.statistics", "edge_cl.refine", "edge_cl.replay"},
     {"edge_cl.anchor", "edge_cl.ewc", "edge_cl.memory"},
     {"edge_cl.recipes", "edge_cl.state", "edge_cl.backbones", "edge_cl.inputs"},
+    {"edge_cl.learning"},
     {"edge_cl.export", "edge_cl.update", "edge_cl.samples", "edge_cl.reports"},
     {"edge_cl.learner"},
     {"edge_cl.demo"},

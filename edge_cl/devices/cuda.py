@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from edge_kernels.arrays import Floats, Ints
+from edge_kernels.arrays import Bools, Floats, Ints
 
 from edge_cl.devices.host import Device
 from edge_cl.errors import DeviceError, MissingPackageError
@@ -31,7 +31,7 @@ class CudaDevice(Device):
 
         return cuda
 
-    def put(self, *arrays: Floats | Ints) -> tuple[Any, ...]:
+    def put(self, *arrays: Floats | Ints | Bools) -> tuple[Any, ...]:
         """Return the arrays on the device: packed into one pinned buffer, moved by one copy, taken apart there."""
         torch = self._torch
         sizes = [-(-array.nbytes // 16) * 16 for array in arrays]  # every array begins where any type may

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from edge_kernels.arrays import Floats, Ints
+from edge_kernels.arrays import Bools, Floats, Ints
 
 
 class Device:
@@ -29,7 +29,7 @@ class Device:
 
         return cpu
 
-    def put(self, *arrays: Floats | Ints) -> tuple[Any, ...]:
+    def put(self, *arrays: Floats | Ints | Bools) -> tuple[Any, ...]:
         """Return the arrays on the device, all of them by one copy; here they are there already."""
         return arrays
 

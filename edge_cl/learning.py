@@ -1,0 +1,165 @@
+"""The two ways in which an update moves the head: anchored on the statistics, or from the head before.
+
+Everything here lives on the device of the task: arrays are numpy's or torch's, and nothing is copied to or fro but
+single numbers, and the losses of the held-out slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from edge_kernels.arrays import Bools, Floats, Ints
+
+from edge_cl import ewc
+from edge_cl.anchor import Whitened, calibrate, inverse_cholesky, nearest_factor, whiten
+from edge_cl.devices import Device, namespace
+from edge_cl.recipes import Recipe
+from edge_cl.refine import Objective, cross_entropy, minimise
+from edge_cl.statistics import Statistics
+
+PULLS = (5e-2, 5e-3, 5e-4)  # EWC's lambda for each sample seen, tried from the firmest on
+FIRST_STEPS = 5  # of L-BFGS: where the held-out slice has lost by then, the minimum is not looked for
+RIDGE = 1e-3  # lambda of recipes that have no Fisher: just enough for a finite minimum on separable samples
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an update learns from.
+
+    Attributes:
+        features: (N, D) float32: the stored samples (S of them), then the batch.
+        labels: (N,) rows of the grown head.
+        held: (N,) kept from training.
+        n_stored: S.
+        statistics: of every sample, those of the batch too.
+        weights: (K, D) of the grown head, before.
+        bias: (K,) likewise.
+        fisher: (K, D + 1) likewise.
+        device: where the arrays are.
+    """
+
+    features: Floats
+    labels: Ints
+    held: Bools
+    n_stored: int
+    statistics: Statistics
+    weights: Floats
+    bias: Floats
+    fisher: Floats
+    device: Device
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a task came to.
+
+    Attributes:
+        weights: (K, D).
+        bias: (K,).
+        unseen: (N, K) logits of the task's samples, as if it had not seen them where `honest` says so.
+        honest: (N,).
+    """
+
+    weights: Floats
+    bias: Floats
+    unseen: Floats
+    honest: Bools
+
+
+def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
+    """Return the closed-form head, calibrated, and refined where the recipe trains and the held-out slice gains.
+
+    What the refinement trained on is asked with the anchor alone; the slice that decides on the refinement, with both.
+    """
+    space = whiten(task.statistics)
+    xp = namespace(space.means)
+    together = task.statistics.counts[task.labels] > 1
+    shift = xp.zeros((len(space.means), len(space.centre) + 1), dtype=xp.float32)
+    if space.weight is None or not bool(together.any()) or len(space.means) < 2:
+        factor = nearest_factor(space.means)
+        logits = factor * space.logits(space.transform(task.features))
+        return Learnt(*space.head(factor, shift), logits, xp.zeros_like(together))
+    z, unseen, learnt = _leave_out(space, task)
+    factor = calibrate(unseen[together], task.labels[together])
+    unseen *= factor
+    if recipe.trains and 1 < int(task.held.sum()) < len(task.held):
+        inputs = ewc.with_one(z)
+        offsets = xp.where(task.held[:, None], unseen, factor * learnt)
+        shift = _refine(task, inputs, offsets)
+        unseen[task.held] += inputs[task.held] @ shift.T
+    return Learnt(*space.head(factor, shift), unseen, together)
+
+
+def _leave_out(space: Whitened, task: Task) -> tuple[Floats, Floats, Floats]:
+    """Return z (N, D) and logits (N, K) of the samples as if unseen, and the logits (N, K) as learnt."""
+    parts: list[tuple[Floats, Floats, Floats]] = []
+
+    def run(rows: slice) -> None:
+        learnt = space.transform(task.features[rows])
+        parts.append((*space.leave_one_out(learnt, task.labels[rows]), space.logits(learnt)))
+
+    task.device.each(len(task.features), run)
+    z, unseen, logits = (namespace(part[0]).concatenate(part) for part in zip(*parts, strict=True))
+    return z, unseen, logits
+
+
+def _refine(task: Task, inputs: Floats, offsets: Floats) -> Floats:
+    """Return the shift (K, D + 1) from the anchor whose pull the held-out slice likes best; zero if it likes none.
+
+    Each pull has to gain two standard errors over the firmer one before it, the first over the anchor: what a few
+    samples gain by chance is not worth leaving the closed form for. The minimum lies in the span of the training
+    samples, so fewer samples than features are trained on in coordinates of that span.
+    """
+    xp, held, train = namespace(inputs), task.held, ~task.held
+    basis = None
+    if int(train.sum()) < inputs.shape[1]:
+        gram = inputs[train] @ inputs[train].T
+        diagonal = gram.reshape(-1)[:: len(gram) + 1]
+        diagonal += 1e-4 * diagonal.mean()
+        basis = inverse_cholesky(gram) @ inputs[train]
+        inputs = inputs @ basis.T
+    labels, answers, counts = task.labels[train], task.labels[held], task.statistics.counts
+    stored = xp.bincount(labels, minlength=len(counts))
+    weights = xp.asarray(counts[labels] / stored[labels], dtype=xp.float32)
+    n_seen = float(weights.sum())
+    problem = Objective(inputs[train], offsets[train], labels, weights, 0.0, task.device)
+
+    def held_losses(shift: Floats) -> Any:
+        return task.device.get(cross_entropy(offsets[held] + inputs[held] @ shift.T, answers))
+
+    best = xp.zeros((len(counts), inputs.shape[1]), dtype=xp.float32)
+    best_losses = held_losses(best)
+    for share in PULLS:
+        objective = replace(problem, pull=share * n_seen)
+        shift = minimise(objective, best, max_steps=FIRST_STEPS)
+        if held_losses(shift).mean() > best_losses.mean():
+            break
+        shift = minimise(objective, shift)
+        losses = held_losses(shift)
+        gains = best_losses - losses
+        if gains.mean() < 2 * gains.std(ddof=1) / np.sqrt(len(gains)):
+            break
+        best, best_losses = shift, losses
+    found: Floats = best if basis is None else best @ basis
+    return found
+
+
+def learn_from_head(task: Task, recipe: Recipe) -> Learnt:
+    """Return the head trained from the one before; new rows start at zero."""
+    train = ~task.held
+    if not recipe.replays:
+        train[: task.n_stored] = False
+    offsets = task.features @ task.weights.T + task.bias
+    if not bool(train.any()):
+        return Learnt(task.weights, task.bias, offsets, task.held)
+    xp, inputs = namespace(offsets), ewc.with_one(task.features)
+    scale = task.device.kernels.fisher_mse(inputs[train]) ** 0.5
+    scale[scale == 0] = 1  # whatever the units of a feature are, the problem is the same
+    weights = xp.ones(int(train.sum()), dtype=xp.float32)
+    pull = task.fisher / scale**2 + RIDGE
+    objective = Objective(inputs[train] / scale, offsets[train], task.labels[train], weights, pull, task.device)
+    shift = minimise(objective, xp.zeros(pull.shape, dtype=xp.float32)) / scale
+    unseen = offsets + inputs @ shift.T
+    return Learnt(task.weights + shift[:, :-1], task.bias + shift[:, -1], unseen, task.held)
