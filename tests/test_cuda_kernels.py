@@ -28,6 +28,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """Let kernels see their samples at once, and in blocks of one to a few rows."""
     if request.param == "blocks":
         monkeypatch.setattr(matrices, "SCRATCH_BYTES", 160)  # two rows and two classes, of problems as small as these
+        monkeypatch.setattr(matrices, "VIEW_ROWS", 2)
         monkeypatch.setattr(launch, "HALF_BYTES", 16)
         monkeypatch.setattr(curvature, "FACTOR_ROWS", 2)
         monkeypatch.setattr(recursion, "BATCH_ROWS", 2)

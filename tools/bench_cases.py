@@ -96,7 +96,7 @@ def autograd_rivals(x: Any, w: Any) -> dict[str, tuple[Call, float]]:
         import torch
     except ImportError:
         return {}
-    n_loop = min(len(x), 512)
+    n_loop = min(len(x), 4096)
     weights, features = torch.as_tensor(w).clone().requires_grad_(), torch.as_tensor(x)
     labels = torch.arange(len(x), device=features.device) % len(w)
     cross_entropy = torch.nn.functional.cross_entropy

@@ -17,48 +17,16 @@ import os
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
+from bench_cases import Call, Case, autograd_rivals, measure
 from edge_kernels import cpu
 from edge_kernels.arrays import Floats
 from rich.console import Console
 from rich.table import Table
-
-Call = Callable[[], object]
-BUDGET = 3.0  # seconds that one row's repetitions may take beyond the first five
-
-
-@dataclass
-class Case:
-    """One row to be measured.
-
-    Attributes:
-        kernel: name of it.
-        sizes: of the arrays.
-        run: the kernel.
-        bound: what it is held to.
-        bound_name: in words.
-        bound_share: the bound is that many times what `bound` takes.
-        limit: of the ratio to the bound; None where none is promised.
-        rivals: by their names, and how many times their work the kernel does.
-        floor: of the ratio of a rival to the kernel, where one is promised.
-    """
-
-    kernel: str
-    sizes: dict[str, int]
-    run: Call
-    bound: Call
-    bound_name: str
-    bound_share: float = 1.0
-    limit: float | None = None
-    rivals: dict[str, tuple[Call, float]] = field(default_factory=dict)
-    floor: float | None = None
 
 
 def matrices(n: int, d: int, k: int) -> tuple[Floats, Floats, Floats]:
@@ -86,52 +54,6 @@ def fisher(n: int, d: int, k: int, limit: float | None = None) -> list[Case]:
         Case("fisher_true", sizes, lambda: cpu.fisher_true(x, p), products, words, 1.0, limit, rivals, floor),
         Case("softmax, fisher_true", sizes, lambda: cpu.fisher_true(x, cpu.softmax(x @ w.T)), products, words),
     ]
-
-
-def autograd_rivals(x: Floats, w: Floats) -> dict[str, tuple[Call, float]]:
-    """What is written with torch today: the loop over samples, vmap over samples, and the batch squared (not exact)."""
-    try:
-        import torch
-    except ImportError:
-        return {}
-    n_loop = min(len(x), 512)
-    weights, features = torch.tensor(w, requires_grad=True), torch.tensor(x)
-    labels = torch.arange(len(x)) % len(w)
-    cross_entropy = torch.nn.functional.cross_entropy
-
-    def loop() -> Any:
-        total = torch.zeros_like(weights)
-        for n in range(n_loop):
-            loss = cross_entropy(features[n : n + 1] @ weights.T, labels[n : n + 1])
-            total += torch.autograd.grad(loss, weights)[0] ** 2
-        return total / n_loop
-
-    def loss_of(one: Any, sample: Any, label: Any) -> Any:
-        return cross_entropy((one @ sample)[None], label[None])
-
-    per_sample = torch.func.vmap(torch.func.grad(loss_of), in_dims=(None, 0, 0))
-
-    def vmap() -> Any:  # in pieces, or it would need N K D values at once
-        total = torch.zeros_like(weights)
-        for start in range(0, n_loop, 64):
-            rows = slice(start, min(start + 64, n_loop))
-            total += (per_sample(weights.detach(), features[rows], labels[rows]) ** 2).sum(0)
-        return total / n_loop
-
-    def batches() -> Any:  # as Avalanche's EWC does: the square of a mean gradient, which is no Fisher
-        total = torch.zeros_like(weights)
-        for start in range(0, len(x), 32):
-            rows = slice(start, start + 32)
-            loss = cross_entropy(features[rows] @ weights.T, labels[rows])
-            total += torch.autograd.grad(loss, weights)[0] ** 2 * len(labels[rows])
-        return total / len(x)
-
-    share = len(x) / n_loop
-    return {
-        "autograd loop": (loop, share),
-        "torch.func vmap": (vmap, share),
-        "batch gradient squared, as Avalanche": (batches, 1.0),
-    }
 
 
 def second_moment(n: int, d: int, k: int, limit: float | None = None) -> list[Case]:
@@ -307,42 +229,20 @@ def everything() -> list[Case]:
     return [*cases, *selection(1000, 1280, 20)]
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """Return the medians in milliseconds, taken in turns."""
-    calls: dict[str, Call] = {"kernel": case.run, "bound": case.bound}
-    calls |= {name: call for name, (call, _) in case.rivals.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()  # compiled, and in memory
-    begin, n_turns = time.perf_counter(), 0
-    while n_turns < 5 or (n_turns < 25 and time.perf_counter() - begin < BUDGET):
-        for name, call in calls.items():
-            if n_turns >= 3 and name in case.rivals:
-                continue
-            if name not in case.rivals:
-                call()  # untimed: BLAS's threads wait actively for some time, at the cost of whoever comes next
-            start = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - start))
-        n_turns += 1
-    middle = {name: median(values) for name, values in times.items()}
-    kernel, bound = middle["kernel"], case.bound_share * middle["bound"]
-    rivals = {name: share * middle[name] for name, (_, share) in case.rivals.items()}
-    row = {"kernel": case.kernel, "device": "cpu", **case.sizes, "kernel_ms": kernel, "bound": case.bound_name}
-    row |= {"bound_ms": bound, "ratio": kernel / bound, "limit": case.limit, "rivals_ms": rivals}
-    row["past"] = past_of(case, kernel / bound, {name: taken / kernel for name, taken in rivals.items()})
-    return row
+def rows_of_gpu(*, has_limit: bool) -> list[dict[str, Any]]:
+    """Return the rows of a GPU, or of its simulator; none where there is neither."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
+        try:
+            import torch
+            from numba import cuda
+        except ImportError:
+            return []
+        if not (torch.cuda.is_available() and cuda.is_available()):
+            return []
+    import cuda_cases
 
-
-def past_of(case: Case, ratio: float, faster: dict[str, float]) -> list[str]:
-    """Return what a row promised and did not keep, in words."""
-    where = f"{case.kernel} ({', '.join(f'{letter} {size}' for letter, size in case.sizes.items())})"
-    past = []
-    if case.limit is not None and ratio > case.limit:
-        past.append(f"{where}: {ratio:.2f} x {case.bound_name}, at most {case.limit:g} x")
-    if case.floor is not None and faster and faster["autograd loop"] < case.floor:
-        past.append(f"{where}: the autograd loop takes {faster['autograd loop']:.0f} x, at least {case.floor:g} x")
-    return past
+    cases = cuda_cases.promised() if has_limit else cuda_cases.everything()
+    return [cuda_cases.measure(case) for case in cases]
 
 
 FIRST_USE = """
@@ -374,13 +274,13 @@ def first_use_seconds() -> float:
 
 def show(rows: list[dict[str, Any]], first_use: float) -> None:
     """Print the table."""
-    table = Table("kernel", "sizes", "ms", "bound", "bound ms", "ratio", "at most", "others, times as long")
+    table = Table("kernel", "device", "sizes", "ms", "bound", "bound ms", "ratio", "at most", "others, times as long")
     for row in rows:
         sizes = " ".join(f"{letter}={row[letter]}" for letter in "NDKMRm" if letter in row)
         others = "; ".join(f"{name}: {taken / row['kernel_ms']:.1f}" for name, taken in row["rivals_ms"].items())
         limit = "" if row["limit"] is None else f"{row['limit']:g}"
         numbers = f"{row['kernel_ms']:.3f}", row["bound"], f"{row['bound_ms']:.3f}", f"{row['ratio']:.2f}"
-        table.add_row(row["kernel"], sizes, *numbers, limit, others)
+        table.add_row(row["kernel"], row["device"], sizes, *numbers, limit, others)
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table)
     console.print(f"every kernel's first use in a new process, imports and all, cache warm: {first_use:.2f} s")
@@ -393,6 +293,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
     rows = [measure(case) for case in (promised() if args.check else everything())]
+    rows += rows_of_gpu(has_limit=args.check)
     first_use = first_use_seconds()
     past = [text for row in rows for text in row["past"]]
     if first_use > 1:

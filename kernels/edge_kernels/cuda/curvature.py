@@ -79,7 +79,8 @@ def _add_gram(place: Place, out: Any, rows_of: Any) -> None:
     def right(rows: slice, scratch: Any) -> Any:
         return place.single(rows_of[rows], scratch)
 
-    matrices.add_products(place, out, len(rows_of), left, right)
+    is_cast = dtype_of(rows_of) != "float32"
+    matrices.add_products(place, out, len(rows_of), left, right, has_scratch=is_cast)
 
 
 def _check_rows(name: str, array: Any, shape: str) -> None:

@@ -15,9 +15,10 @@ SCRATCH_BYTES = 6 << 20  # of the 8 MiB that a call may take; callers keep the r
 TILE_ROWS = 256  # of a product at a time
 PADDED = TILE + 1  # columns of a tile in shared memory: no two threads of a column wait for the same bank
 
-Left = Callable[
-    [slice, slice, Any], Any
-]  # rows and columns, and scratch of that shape, to the block of the left matrix
+VIEW_ROWS = 8192  # of a product whose matrices need no scratch: few enough for float32 sums
+
+# Rows and columns, and scratch of that shape, to the block of the left matrix
+Left = Callable[[slice, slice, Any], Any]
 Right = Callable[[slice, Any], Any]  # rows, and scratch for them, to the block of the right matrix
 
 
@@ -43,7 +44,7 @@ def multiply(place: Place, left: Any, right: Any, out: Any, *, form: str = "NN",
         place.start(_multiply_tiles, blocks, (TILE, TILE), left, right, out, (flips_left, flips_right, keeps))
 
 
-def add_products(place: Place, out: Any, n_rows: int, left: Left, right: Right) -> None:
+def add_products(place: Place, out: Any, n_rows: int, left: Left, right: Right, *, has_scratch: bool = True) -> None:
     """Write the product `left^T right`, of matrices that are made block by block.
 
     Args:
@@ -52,11 +53,13 @@ def add_products(place: Place, out: Any, n_rows: int, left: Left, right: Right) 
         n_rows: N, at least 1.
         left: makes blocks of the left matrix (N, K), float32.
         right: makes blocks of the right matrix (N, D), float32.
+        has_scratch: whether they are made, in scratch; or only seen where they are, many rows at a time.
     """
     n_classes, dim = out.shape
     height = max(1, min(n_classes, TILE_ROWS, SCRATCH_BYTES // (16 * max(dim, 1))))  # at most half of the scratch
-    step = min(max((SCRATCH_BYTES - 8 * height * dim) // (4 * (dim + height + 1)), 1), n_rows)
-    lefts, rights = place.empty(step, height), place.empty(step, dim)
+    step = max((SCRATCH_BYTES - 8 * height * dim) // (4 * (dim + height + 1)), 1)
+    step = min(step if has_scratch else max(step, VIEW_ROWS), n_rows)
+    lefts, rights = (place.empty(step if has_scratch else 0, width) for width in (height, dim))
     part, lost = (place.empty(height if step < n_rows else 0, dim) for _ in range(2))
     for columns in spans(n_classes, height):
         width, sums = columns.stop - columns.start, out[columns]
