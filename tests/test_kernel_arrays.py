@@ -73,7 +73,7 @@ def test_sizes_are_learned_from_arrays_that_pass() -> None:
         (np.bool_, "iu", "integers"),
         (np.float64, "f4", "float32"),
         (np.int32, "f4", "float32"),
-        (np.float32, "f8", "float64"),
+        (np.int32, "i8", "int64"),
         (np.int8, "u1", "uint8"),
         (np.uint16, "u1", "uint8"),
         (np.dtype("U3"), "iu", "integers"),

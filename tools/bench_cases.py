@@ -77,7 +77,9 @@ def past_of(case: Case, ratio: float, faster: dict[str, float]) -> list[str]:
     past = []
     if case.limit is not None and ratio > case.limit:
         past.append(f"{where}: {ratio:.2f} x {case.bound_name}, at most {case.limit:g} x")
-    if case.floor is not None and faster and faster["autograd loop"] < case.floor:
+    if case.floor is not None and not faster:
+        past.append(f"{where}: not compared with the autograd loop; type: pip install torch")
+    elif case.floor is not None and faster["autograd loop"] < case.floor:
         past.append(f"{where}: the autograd loop takes {faster['autograd loop']:.0f} x, at least {case.floor:g} x")
     return past
 

@@ -12,7 +12,7 @@ Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 Codes = NDArray[np.uint8]
 
-KINDS = {"f": "float16, float32 or float64", "iu": "integers", "f4": "float32", "f8": "float64", "u1": "uint8"}
+KINDS = {"f": "float16, float32 or float64", "iu": "integers", "i8": "int64", "f4": "float32", "u1": "uint8"}
 
 
 class KernelError(ValueError):
@@ -57,13 +57,33 @@ class Shapes:
             raise KernelError(f"{name}: expected {wanted} {KINDS[kind]}; found shape {tuple(found)} {dtype}")
 
     def need_rows(self, name: str, letter: str = "N") -> None:
-        """Check that there is at least one row, where a mean over none would mean nothing.
+        """Check that an axis is not empty, where a mean over none would mean nothing.
 
         Raises:
-            KernelError: there is none.
+            KernelError: it is.
         """
         if self.sizes[letter] == 0:
-            raise KernelError(f"{name}: expected at least one row; found {letter} = 0")
+            raise KernelError(
+                f"{name}: expected at least one {'row' if letter == 'N' else 'column'}; found {letter} = 0"
+            )
+
+
+class HostShapes(Shapes):
+    """Shapes of arrays that have to be numpy's."""
+
+    def check(self, name: str, array: Any, shape: str, kind: str = "f") -> None:
+        """See `Shapes.check`.
+
+        Raises:
+            KernelError: it has another shape or type, or belongs to another library.
+        """
+        super().check(name, array, shape, kind)
+        if not isinstance(array, np.ndarray):
+            found = f"{type(array).__module__}.{type(array).__name__}"
+            raise KernelError(
+                f"{name}: expected a numpy array; found {found} of shape {tuple(array.shape)} {array.dtype}; "
+                f"pass {name}.numpy()"
+            )
 
 
 def _is_kind(dtype: str, kind: str) -> bool:
@@ -74,6 +94,21 @@ def _is_kind(dtype: str, kind: str) -> bool:
     if len(kind) == 2 and kind[1].isdigit():
         return found == np.dtype(kind)
     return found.kind in kind and found.itemsize <= 8
+
+
+def check_in_place(name: str, array: Any) -> None:
+    """Check that a numpy array can be changed where it is, by loops and by BLAS.
+
+    Raises:
+        KernelError: it is read-only, or not laid out row after row in numbers of this machine.
+    """
+    flags = array.flags
+    if not (flags.writeable and flags.c_contiguous and array.dtype.isnative) or array.dtype.itemsize < 4:
+        found = f"found shape {array.shape} {array.dtype}, strides {array.strides}"
+        raise KernelError(
+            f"{name}: is changed in place, expected a writeable, contiguous array of 4 or 8 bytes a number; "
+            f"{found}{'' if flags.writeable else ', read-only'}"
+        )
 
 
 def check_labels(labels: Any, n_classes: int) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_kernels.arrays import Floats, Ints, Shapes, check_labels
-from edge_kernels.cpu.blocks import float_blocks, row_slices, rows_of
+from edge_kernels.arrays import Floats, HostShapes, Ints, check_labels
+from edge_kernels.cpu.blocks import row_slices, rows_of
 from edge_kernels.cpu.compiled import compiled
 from edge_kernels.reference.fisher import HiddenFisher
 
 TILE_BYTES = 3 << 20  # of the float64 sums of a tile of classes
+TERM_BYTES = 1 << 20  # of what a tile of hidden units needs of the output layer
 CALL_BYTES = 7 << 20  # of all scratch
 
 Fill = Callable[[slice, slice, Floats], object]  # rows, columns, (n, k) to be filled with squared deltas
@@ -19,10 +20,13 @@ Fill = Callable[[slice, slice, Floats], object]  # rows, columns, (n, k) to be f
 
 def softmax(logits: Floats) -> Floats:
     """See reference.softmax."""
-    Shapes().check("logits", logits, "N K")
+    HostShapes().check("logits", logits, "N K")
     probabilities = np.empty(logits.shape, np.float32)
-    for block, x in float_blocks(logits, rows_of(logits.shape[1])):
-        p = np.subtract(x, x.max(axis=1, keepdims=True, initial=-np.inf), out=probabilities[block])
+    wide = np.result_type(logits.dtype, np.float32)  # float64 is not rounded before the peak is taken off
+    for block in row_slices(len(logits), rows_of(logits.shape[1])):
+        x = logits[block]
+        peak = x.max(axis=1, keepdims=True, initial=-np.inf)
+        p = np.subtract(x, peak, out=probabilities[block], dtype=wide, casting="same_kind")
         np.exp(p, out=p)
         p /= p.sum(axis=1, keepdims=True)
     return probabilities
@@ -53,15 +57,19 @@ def fisher_empirical(features: Floats, probabilities: Floats, labels: Ints, *, h
 def fisher_sampled(features: Floats, probabilities: Floats, uniforms: Floats, *, has_bias: bool = False) -> Floats:
     """See reference.fisher_sampled."""
     _check(features, probabilities).check("uniforms", uniforms, "N")
-    labels = np.empty(len(features), np.int64)
-    for block, p in float_blocks(probabilities, rows_of(probabilities.shape[1])):
-        _pick(p, uniforms[block].astype(np.float64), labels[block])
-    return fisher_empirical(features, probabilities, labels, has_bias=has_bias)
+
+    def fill(rows: slice, columns: slice, deltas: Floats) -> None:
+        p, labels = _native(probabilities[rows]), np.empty(len(deltas), np.int64)
+        _pick(p, uniforms[rows].astype(np.float64), labels)
+        _empirical_deltas(_native(p[:, columns]), labels - columns.start, deltas)
+
+    n_classes = probabilities.shape[1]
+    return _layer(features, n_classes, has_bias, fill, n_terms=n_classes)
 
 
 def fisher_mse(features: Floats, *, has_bias: bool = False) -> Floats:
     """See reference.fisher_mse."""
-    shapes = Shapes()
+    shapes = HostShapes()
     shapes.check("features", features, "N D")
     shapes.need_rows("features")
     total = np.zeros(features.shape[1] + has_bias)
@@ -79,17 +87,14 @@ def fisher_hidden_true(
 ) -> HiddenFisher:
     """See reference.fisher_hidden_true."""
     _check_hidden(features, hidden, slopes, probabilities, weights)
-    w = np.ascontiguousarray(weights, np.float32)
 
     def fill_in(rows: slice, columns: slice, deltas: Floats) -> None:
-        p = _native(probabilities[rows])
-        _spread(p, w[:, columns], p @ w[:, columns], deltas)
+        p, w = _native(probabilities[rows]), _native(weights[:, columns])
+        _spread(p, w, p @ w, deltas)
         deltas *= np.square(slopes[rows, columns], dtype=np.float32, casting="same_kind")
 
-    def fill_out(rows: slice, columns: slice, deltas: Floats) -> None:
-        _true_deltas(_native(probabilities[rows, columns]), deltas)
-
-    return _both_layers(features, hidden, len(w), fill_in, fill_out)
+    first = _layer(features, hidden.shape[1], True, fill_in, n_terms=len(weights))
+    return _join(first, fisher_true(hidden, probabilities, has_bias=True))
 
 
 def fisher_hidden_empirical(
@@ -98,45 +103,43 @@ def fisher_hidden_empirical(
     """See reference.fisher_hidden_empirical."""
     _check_hidden(features, hidden, slopes, probabilities, weights).check("labels", labels, "N", "iu")
     check_labels(labels, len(weights))
-    w = np.ascontiguousarray(weights, np.float32)
 
     def fill_in(rows: slice, columns: slice, deltas: Floats) -> None:
         p = probabilities[rows].astype(np.float32)
         p[np.arange(len(p)), labels[rows]] -= 1
-        np.matmul(p, w[:, columns], out=deltas)
+        np.matmul(p, _native(weights[:, columns]), out=deltas)
         deltas *= slopes[rows, columns]
         np.square(deltas, out=deltas)
 
-    def fill_out(rows: slice, columns: slice, deltas: Floats) -> None:
-        p = _native(probabilities[rows, columns])
-        _empirical_deltas(p, labels[rows].astype(np.int64) - columns.start, deltas)
-
-    return _both_layers(features, hidden, len(w), fill_in, fill_out)
+    first = _layer(features, hidden.shape[1], True, fill_in, n_terms=len(weights))
+    return _join(first, fisher_empirical(hidden, probabilities, labels, has_bias=True))
 
 
-def _check(features: Floats, probabilities: Floats) -> Shapes:
-    shapes = Shapes()
+def _check(features: Floats, probabilities: Floats) -> HostShapes:
+    shapes = HostShapes()
     shapes.check("features", features, "N D")
     shapes.check("probabilities", probabilities, "N K")
     shapes.need_rows("features")
+    shapes.need_rows("probabilities", "K")
     return shapes
 
 
-def _check_hidden(features: Floats, hidden: Floats, slopes: Floats, probabilities: Floats, weights: Floats) -> Shapes:
+def _check_hidden(
+    features: Floats, hidden: Floats, slopes: Floats, probabilities: Floats, weights: Floats
+) -> HostShapes:
     shapes = _check(features, probabilities)
     shapes.check("hidden", hidden, "N H")
     shapes.check("slopes", slopes, "N H")
     shapes.check("weights", weights, "K H")
+    shapes.need_rows("hidden", "H")
     return shapes
 
 
-def _both_layers(features: Floats, hidden: Floats, n_classes: int, fill_in: Fill, fill_out: Fill) -> HiddenFisher:
-    first = _layer(features, hidden.shape[1], True, fill_in)
-    second = _layer(hidden, n_classes, True, fill_out)
+def _join(first: Floats, second: Floats) -> HiddenFisher:
     return HiddenFisher(first[:, :-1], first[:, -1], second[:, :-1], second[:, -1])
 
 
-def _layer(inputs: Floats, n_outputs: int, has_bias: bool, fill: Fill) -> Floats:
+def _layer(inputs: Floats, n_outputs: int, has_bias: bool, fill: Fill, *, n_terms: int = 0) -> Floats:
     """Return the mean of squared deltas times squared inputs, (K, D) or (K, D + 1).
 
     Args:
@@ -144,12 +147,14 @@ def _layer(inputs: Floats, n_outputs: int, has_bias: bool, fill: Fill) -> Floats
         n_outputs: K.
         has_bias: whether a last column for an input of 1 is wanted.
         fill: of squared deltas.
+        n_terms: values that it needs for each row and for each column, beside three for each delta.
     """
     n_rows, dim = inputs.shape
     width = dim + has_bias
     fisher = np.empty((n_outputs, width), np.float32)
-    n_tile = min(n_outputs, rows_of(width, TILE_BYTES // 2))
-    n_block = min(n_rows, rows_of(width + n_tile, CALL_BYTES - 12 * n_tile * width))
+    n_tile = min(n_outputs, rows_of(width, TILE_BYTES // 2), rows_of(n_terms, TERM_BYTES))
+    left = CALL_BYTES - 12 * n_tile * width - 4 * n_tile * n_terms
+    n_block = min(n_rows, rows_of(width + 4 * n_tile + n_terms + 4, left))
     squares, deltas = np.ones((n_block, width), np.float32), np.empty(n_block * n_tile, np.float32)
     totals, products = np.empty((n_tile, width)), np.empty((n_tile, width), np.float32)
     for tile in row_slices(n_outputs, n_tile):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_kernels.arrays import Codes, Floats, Ints, KernelError, Shapes
-from edge_kernels.cpu.blocks import count_threads, float_blocks, on_threads, rows_of
+from edge_kernels.arrays import Codes, Floats, HostShapes, Ints, KernelError
+from edge_kernels.cpu.blocks import count_threads, float_blocks, on_threads, row_slices, rows_of
 from edge_kernels.cpu.compiled import compiled
-from edge_kernels.cpu.scalars import check_gather
+from edge_kernels.cpu.scalars import check_finite, check_gather
 from edge_kernels.reference.product import start_rows
 
 LANES = 256  # rows compared with a codeword at a time: their distances stay in the first-level cache
-SCRATCH_BYTES = 2 << 20  # of all threads
+SUM_BYTES = 1 << 20  # of the subspaces that are trained at a time
+BOOK_BYTES = 1 << 21  # of the codewords of some subspaces, as the loop wants them
+LANE_BYTES = 3 << 20  # of the scratch of all threads
 THREAD_WORK = 1 << 22  # comparisons of single values that are worth a thread of its own
 
 
@@ -21,7 +23,7 @@ def train_pq(features: Floats, *, n_subspaces: int, n_codewords: int = 256, n_st
     Raises:
         KernelError: the features, the subspaces or the codewords do not fit.
     """
-    shapes = Shapes()
+    shapes = HostShapes()
     shapes.check("features", features, "N D")
     shapes.need_rows("features")
     dim = features.shape[1]
@@ -29,38 +31,47 @@ def train_pq(features: Floats, *, n_subspaces: int, n_codewords: int = 256, n_st
         raise KernelError(f"n_subspaces: expected a divisor of D = {dim}; found {n_subspaces}")
     if not 1 <= n_codewords <= 256:
         raise KernelError(f"n_codewords: expected 1 to 256, the values of a byte; found {n_codewords}")
-    codebooks = np.empty((n_subspaces, n_codewords, dim // n_subspaces), np.float32)
+    width = dim // n_subspaces
+    codebooks = np.empty((n_subspaces, n_codewords, width), np.float32)
     for c, row in enumerate(start_rows(len(features), n_codewords, seed)):
-        codebooks[:, c] = features[row].reshape(n_subspaces, -1)
-    sums, counts = np.empty(codebooks.shape), np.empty((n_subspaces, n_codewords), np.int64)
+        codebooks[:, c] = features[row].reshape(n_subspaces, width)
+    for group in row_slices(n_subspaces, rows_of(2 * n_codewords * (width + 1), SUM_BYTES)):
+        _improve(features[:, group.start * width : group.stop * width], codebooks[group], n_steps)
+    return codebooks
+
+
+def _improve(features: Floats, codebooks: Floats, n_steps: int) -> None:
+    """Move the codewords (M, C, S) of some subspaces to the means of their samples (N, M S), in place, step by step."""
+    sums, counts = np.empty(codebooks.shape), np.empty(codebooks.shape[:2], np.int64)
     for _ in range(n_steps):
         sums[...], counts[...] = 0, 0
-        for _, x in float_blocks(features, rows_of(dim, 1 << 18)):
+        for _, x in float_blocks(features, rows_of(features.shape[1], 1 << 18)):
             _sum_up(x, encode_pq(x, codebooks), sums, counts)
         sums /= np.maximum(counts, 1)[:, :, None]
         np.copyto(codebooks, sums, casting="same_kind", where=(counts > 0)[:, :, None])
-    return codebooks
 
 
 def encode_pq(features: Floats, codebooks: Floats) -> Codes:
     """See reference.encode_pq."""
     shapes = _check_codebooks(codebooks)
     shapes.check("features", features, "N D")
-    (n_rows, dim), books = features.shape, _centre(codebooks)
-    n_values = books.shape[2] - 1
-    codes = np.empty((n_rows, len(books)), np.uint8)
-    is_ready = features.dtype == np.float32 and features.flags.c_contiguous
-    n_threads = count_threads(n_rows, THREAD_WORK // max(books.size, 1))
-    n_lanes = rows_of((n_values + 3 + (not is_ready) * dim) * n_threads, SCRATCH_BYTES)
-    n_lanes = min(LANES, n_lanes, max(8, n_rows))
+    (n_rows, dim), (n_parts, n_words, width) = features.shape, codebooks.shape
+    codes = np.empty((n_rows, n_parts), np.uint8)
+    n_threads = count_threads(n_rows, THREAD_WORK // (n_words * dim))
+    for group in row_slices(n_parts, rows_of((n_words + 1) * (width + 4), BOOK_BYTES)):
+        books, columns = _centre(codebooks[group]), slice(group.start * width, group.stop * width)
+        n_lanes = min(LANES, rows_of((books.shape[2] + 4 + columns.stop - columns.start) * n_threads, LANE_BYTES))
 
-    def encode(rows: slice) -> None:
-        values, nearest = np.empty((n_values, n_lanes), np.float32), np.empty(n_lanes, np.int32)
-        distances = np.empty((2, n_lanes), np.float32)
-        for part, x in float_blocks(features[rows], n_lanes):
-            _encode(x, books, values, distances, nearest, codes[rows][part])
+        def encode(rows: slice, group: slice = group, books: Floats = books, lanes: int = max(8, n_lanes)) -> None:
+            part = features[rows, group.start * width : group.stop * width]
+            values, nearest = np.empty((books.shape[2] - 1, lanes), np.float32), np.empty(lanes, np.int32)
+            distances = np.empty((3, lanes), np.float32)
+            for block, x in float_blocks(part, lanes):
+                _encode(x, books, values, distances, nearest, codes[rows, group][block])
+                bad = np.flatnonzero(~np.isfinite(distances[2, : len(x)]))
+                check_finite(features, rows.start + block.start + bad)
 
-    on_threads(encode, n_rows, n_threads)
+        on_threads(encode, n_rows, n_threads)
     return codes
 
 
@@ -72,11 +83,11 @@ def decode_pq(codes: Codes, codebooks: Floats, rows: Ints, *, out: Floats | None
     """
     shapes = _check_codebooks(codebooks)
     shapes.check("codes", codes, "N M", "u1")
-    decoded = check_gather(shapes, rows, out)
+    places, decoded = check_gather(shapes, rows, out)
     n_codewords = codebooks.shape[1]
-    if n_codewords < 256 and rows.size and (highest := codes[rows].max(initial=0)) >= n_codewords:
+    if n_codewords < 256 and rows.size and (highest := codes[places].max(initial=0)) >= n_codewords:
         raise KernelError(f"codes: expected below C = {n_codewords}; found {highest} in shape {codes.shape}")
-    _decode(codes, np.ascontiguousarray(codebooks, np.float32), rows, decoded)
+    _decode(codes, np.ascontiguousarray(codebooks, np.float32), places, decoded)
     return decoded
 
 
@@ -96,9 +107,18 @@ def _centre(codebooks: Floats) -> Floats:
     return books
 
 
-def _check_codebooks(codebooks: Floats) -> Shapes:
-    shapes = Shapes()
+def _check_codebooks(codebooks: Floats) -> HostShapes:
+    """Return the shapes, D among them.
+
+    Raises:
+        KernelError: these are no codebooks.
+    """
+    shapes = HostShapes()
     shapes.check("codebooks", codebooks, "M C S")
+    if not 1 <= codebooks.shape[1] <= 256 or 0 in codebooks.shape:
+        raise KernelError(
+            f"codebooks: expected (M, C, D / M) of 1 to 256 codewords; found shape {codebooks.shape} {codebooks.dtype}"
+        )
     shapes.sizes["D"] = codebooks.shape[0] * codebooks.shape[2]
     return shapes
 
@@ -110,10 +130,12 @@ def _encode(x, books, values, distances, nearest, codes):  # type: ignore[no-unt
     A distance is half its square, less what is the same for all codewords. The books (M, C + 1, S + 1) are made by
     `_centre`: S is a multiple of four there, and in `values` (S, lanes).
     """
-    distance, least = distances[0], distances[1]
+    distance, least, total = distances[0], distances[1], distances[2]
     n_words, last = books.shape[1] - 1, books.shape[2] - 5
     n_values = x.shape[1] // books.shape[0]
     values[:] = 0
+    nearest[:] = 0
+    total[:] = 0
     for m in range(books.shape[0]):
         for s in range(n_values):
             for n in range(x.shape[0]):
@@ -131,6 +153,7 @@ def _encode(x, books, values, distances, nearest, codes):  # type: ignore[no-unt
                 nearest[n] = c if is_less else nearest[n]
         for n in range(x.shape[0]):
             codes[n, m] = nearest[n]
+            total[n] += least[n]  # infinite or no number where a row cannot be encoded
 
 
 @compiled

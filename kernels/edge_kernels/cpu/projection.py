@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_kernels.arrays import Codes, Floats, Ints, KernelError, Shapes
+from edge_kernels.arrays import Codes, Floats, HostShapes, Ints, KernelError
 from edge_kernels.cpu.blocks import float_blocks, row_slices, rows_of
 from edge_kernels.cpu.compiled import compiled
-from edge_kernels.cpu.scalars import check_gather
+from edge_kernels.cpu.scalars import check_finite, check_gather
 from edge_kernels.reference import projection as reference
 from edge_kernels.reference.projection import Projection
 
@@ -18,11 +18,15 @@ def fit_projection(centre: Floats, covariance: Floats, *, n_bytes: int) -> Proje
     Raises:
         KernelError: a shape or type does not fit, or there is no byte.
     """
-    shapes = Shapes()
+    shapes = HostShapes()
     shapes.check("centre", centre, "D")
     shapes.check("covariance", covariance, "D D")
     if n_bytes < 1:
         raise KernelError(f"n_bytes: expected at least 1; found {n_bytes}")
+    if not (np.isfinite(centre).all() and np.isfinite(covariance).all()):
+        raise KernelError(
+            f"covariance: expected finite numbers; found others in shape {covariance.shape} or its centre"
+        )
     return reference.fit_projection(centre, covariance, n_bytes=n_bytes)
 
 
@@ -35,6 +39,7 @@ def encode_projection(features: Floats, projection: Projection) -> Codes:
     for block, rows in float_blocks(features, rows_of(features.shape[1])):
         places = (rows - projection.centre) @ projection.basis.T
         places /= projection.steps
+        check_finite(features, block.start + np.flatnonzero(~np.isfinite(places).all(axis=1)))
         _pack(places, bits, codes[block])
     return codes
 
@@ -44,7 +49,7 @@ def decode_projection(codes: Codes, projection: Projection, rows: Ints, *, out: 
     shapes = _check(projection)
     shapes.sizes["bytes"] = (int(projection.bits.sum(dtype=np.int64)) + 7) // 8
     shapes.check("codes", codes, "N bytes", "u1")
-    decoded = check_gather(shapes, rows, out)
+    rows, decoded = check_gather(shapes, rows, out)
     bits = projection.bits.astype(np.int64)
     places = np.empty((min(len(rows), rows_of(len(bits))), len(bits)), np.float32)
     for block in row_slices(len(rows), max(len(places), 1)):
@@ -55,8 +60,8 @@ def decode_projection(codes: Codes, projection: Projection, rows: Ints, *, out: 
     return decoded
 
 
-def _check(projection: Projection) -> Shapes:
-    shapes = Shapes()
+def _check(projection: Projection) -> HostShapes:
+    shapes = HostShapes()
     for name, shape, kind in (("basis", "R D", "f4"), ("centre", "D", "f4"), ("steps", "R", "f4"), ("bits", "R", "u1")):
         shapes.check(f"projection.{name}", getattr(projection, name), shape, kind)
     return shapes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_kernels.arrays import Codes, Floats, Ints, KernelError, Shapes
+from edge_kernels.arrays import Codes, Floats, HostShapes, Ints, KernelError
 from edge_kernels.cpu.blocks import float_blocks, rows_of
 from edge_kernels.cpu.compiled import compiled
 
@@ -16,10 +16,10 @@ def encode_int8(features: Floats) -> tuple[Codes, Floats]:
 
 def decode_int8(codes: Codes, scales: Floats, rows: Ints, *, out: Floats | None = None) -> Floats:
     """See reference.decode_int8."""
-    shapes = Shapes()
+    shapes = HostShapes()
     shapes.check("codes", codes, "N D", "u1")
-    decoded, sizes, flips = _prepare(shapes, scales, rows, out)
-    _decode_bytes(codes, sizes, flips << 7, rows, decoded)
+    places, decoded, sizes, flips = _prepare(shapes, scales, rows, out)
+    _decode_bytes(codes, sizes, flips << 7, places, decoded)
     return decoded
 
 
@@ -30,10 +30,10 @@ def encode_int4(features: Floats) -> tuple[Codes, Floats]:
 
 def decode_int4(codes: Codes, scales: Floats, rows: Ints, *, dim: int, out: Floats | None = None) -> Floats:
     """See reference.decode_int4."""
-    shapes = Shapes(D=dim, bytes=(dim + 1) // 2)
+    shapes = HostShapes(D=dim, bytes=(dim + 1) // 2)
     shapes.check("codes", codes, "N bytes", "u1")
-    decoded, sizes, flips = _prepare(shapes, scales, rows, out)
-    _decode_halves(codes, sizes, flips << 3, rows, decoded)
+    places, decoded, sizes, flips = _prepare(shapes, scales, rows, out)
+    _decode_halves(codes, sizes, flips << 3, places, decoded)
     return decoded
 
 
@@ -43,7 +43,7 @@ def _encode(features: Floats, n_bits: int) -> tuple[Codes, Floats]:
     Raises:
         KernelError: a value is not finite, or beyond what a float16 scale reaches.
     """
-    Shapes().check("features", features, "N D")
+    HostShapes().check("features", features, "N D")
     n_rows, dim = features.shape
     codes, scales = np.empty((n_rows, (dim * n_bits + 7) // 8), np.uint8), np.empty(n_rows, np.float16)
     for block, x in float_blocks(features, rows_of(dim)):
@@ -66,16 +66,31 @@ def _encode(features: Floats, n_bits: int) -> tuple[Codes, Floats]:
     return codes, scales
 
 
-def _prepare(shapes: Shapes, scales: Floats, rows: Ints, out: Floats | None) -> tuple[Floats, Floats, Ints]:
-    """Return where to decode to, the sizes (B,) of the scales, and (B,) 1 where codes are signed."""
+def _prepare(shapes: HostShapes, scales: Floats, rows: Ints, out: Floats | None) -> tuple[Ints, Floats, Floats, Ints]:
+    """Return `check_gather`'s, the sizes (B,) of the scales, and (B,) 1 where codes are signed."""
     shapes.check("scales", scales, "N")
-    decoded = check_gather(shapes, rows, out)
-    taken = scales[rows].astype(np.float32)
-    return decoded, np.abs(taken), (taken > 0).astype(np.int32)
+    places, decoded = check_gather(shapes, rows, out)
+    taken = scales[places].astype(np.float32)
+    return places, decoded, np.abs(taken), (taken > 0).astype(np.int32)
 
 
-def check_gather(shapes: Shapes, rows: Ints, out: Floats | None) -> Floats:
-    """Return where to decode to, (B, D) float32.
+def check_finite(features: Floats, bad: Ints) -> None:
+    """Check that there are no rows that cannot be encoded.
+
+    Args:
+        features: (N, D).
+        bad: the rows that cannot.
+
+    Raises:
+        KernelError: there is one.
+    """
+    if len(bad):
+        where = f"features: row {bad[0]} of shape {features.shape} {features.dtype}"
+        raise KernelError(f"{where}: expected finite numbers whose squares are finite; found others")
+
+
+def check_gather(shapes: HostShapes, rows: Ints, out: Floats | None) -> tuple[Ints, Floats]:
+    """Return the rows as int64, and where to decode to, (B, D) float32.
 
     Args:
         shapes: that know N and D.
@@ -89,10 +104,15 @@ def check_gather(shapes: Shapes, rows: Ints, out: Floats | None) -> Floats:
     n_rows = shapes.sizes["N"]
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
         raise KernelError(f"rows: expected 0 to {n_rows - 1}; found {rows.min()} to {rows.max()} in shape {rows.shape}")
+    places = rows.astype(np.int64, copy=False)
     if out is None:
-        return np.empty((len(rows), shapes.sizes["D"]), np.float32)
+        return places, np.empty((len(rows), shapes.sizes["D"]), np.float32)
     shapes.check("out", out, "B D", "f4")
-    return out
+    if not (out.flags.writeable and out.dtype.isnative):
+        raise KernelError(
+            f"out: expected a writeable array of this machine's float32; found shape {out.shape} {out.dtype}"
+        )
+    return places, out
 
 
 @compiled

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.arrays import Bools, Floats, Ints, KernelError, Shapes
+from edge_kernels.arrays import Bools, Floats, HostShapes, Ints, KernelError
 from edge_kernels.cpu.blocks import row_slices, rows_of
 from edge_kernels.reference import selection as reference
 
 
 def draw_priority(labels: Ints, sequence: Ints, *, seed: int) -> NDArray[np.uint64]:
     """See reference.draw_priority."""
-    shapes = Shapes()
+    shapes = HostShapes()
     shapes.check("labels", labels, "N", "iu")
     shapes.check("sequence", sequence, "N", "iu")
     return reference.draw_priority(labels, sequence, seed=seed)
@@ -24,7 +24,7 @@ def balanced_reservoir(labels: Ints, order: Floats | NDArray[np.uint64], *, capa
     Raises:
         KernelError: a shape or type does not fit, or the capacity is negative.
     """
-    shapes = Shapes()
+    shapes = HostShapes()
     shapes.check("labels", labels, "N", "iu")
     if capacity < 0 or getattr(order, "shape", None) != labels.shape:
         raise KernelError(
@@ -45,13 +45,14 @@ def herd(features: Floats, *, n_chosen: int) -> Ints:
     Raises:
         KernelError: a shape or type does not fit, or more are to be chosen than there are.
     """
-    Shapes().check("features", features, "N D")
+    HostShapes().check("features", features, "N D")
     n_rows, dim = features.shape
     if not 0 <= n_chosen <= n_rows:
         raise KernelError(f"n_chosen: expected 0 to {n_rows}, the samples; found {n_chosen}")
     centre = features.mean(axis=0, dtype=np.float64) if n_rows else np.zeros(dim)
     scores, chosen = np.empty(n_rows), np.empty(n_chosen, np.int64)
     squares, total, target = np.empty(n_rows), np.zeros(dim), centre.astype(np.float32)
+    offset = target - centre  # what the rounding of the centre leaves
     size = rows_of(dim)
     scratch = np.empty((min(size, n_rows), dim), np.float32)
     for block in row_slices(n_rows, size):
@@ -61,7 +62,7 @@ def herd(features: Floats, *, n_chosen: int) -> Ints:
         # |(m + 1) mean - sum - x|^2, with all seen from the mean, is |x|^2 + 2 sum x + what is the same for all
         for block in row_slices(n_rows, size):
             apart = np.subtract(features[block], target, out=scratch[: block.stop - block.start], casting="same_kind")
-            scores[block] = squares[block] + 2 * (apart @ total.astype(np.float32))
+            scores[block] = squares[block] + 2 * (apart @ (total + offset).astype(np.float32))
         scores[chosen[:m]] = np.inf
         chosen[m] = scores.argmin()
         total += features[chosen[m]] - centre

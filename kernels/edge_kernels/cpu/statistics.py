@@ -1,22 +1,34 @@
-"""Statistics of the classes: each row's distance from a pivot of its class, and symmetric rank-N updates by BLAS."""
+"""Statistics of the classes: rows seen from a pivot of their class, and symmetric rank-N updates by BLAS.
+
+With s the sum of the distances d of n samples from the mean of c others, Chan 1983, eq. 2.1 adds
+`sum d d^T - s s^T / (c + n)` to the scatter. That is the sum of squares of `d - share s`, where
+`share = (1 - sqrt(c / (c + n))) / n`, in which nothing cancels. Taking n of c samples out is the same with -n for n
+under the root, and the sum subtracted.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
-from edge_kernels.arrays import Floats, Ints, KernelError, Shapes, check_labels
+from edge_kernels.arrays import Floats, HostShapes, Ints, KernelError, check_in_place, check_labels
 from edge_kernels.cpu.blas import add_squares, mirror
 from edge_kernels.cpu.blocks import row_slices, rows_of
 
 BLOCK_BYTES = 3 << 20  # of a block of distances in float32
-GROUP_BYTES = 1 << 20  # of the sums of a group of classes
+GROUP_BYTES = 1 << 20  # of classes that are merged at a time
+SORTED_ROWS = 1 << 16  # by class at a time
+COPY_ROWS = 64  # of another type, converted at a time
 LOOP_ROWS = 512  # from so many on the compiled loop gains more than a millisecond; numba's import alone takes 300
 
 
 def add_samples(counts: Ints, means: Floats, scatter: Floats | None, *, features: Floats, labels: Ints) -> None:
     """See reference.add_samples."""
     _check(counts, means, scatter, features, labels)
-    _update(counts, means, scatter, features, labels, is_removal=False)
+    for part in row_slices(len(features), SORTED_ROWS):
+        _update(counts, means, scatter, features[part], labels[part], is_removal=False)
 
 
 def remove_samples(counts: Ints, means: Floats, scatter: Floats | None, *, features: Floats, labels: Ints) -> None:
@@ -30,7 +42,8 @@ def remove_samples(counts: Ints, means: Floats, scatter: Floats | None, *, featu
     if (removed > counts).any():
         k = int((removed > counts).argmax())
         raise KernelError(f"labels: expected at most the {counts[k]} samples of class {k}; found {removed[k]}")
-    _update(counts, means, scatter, features, labels, is_removal=True)
+    for part in row_slices(len(features), SORTED_ROWS):
+        _update(counts, means, scatter, features[part], labels[part], is_removal=True)
 
 
 def merge_statistics(
@@ -48,7 +61,7 @@ def merge_statistics(
         KernelError: one of the two has a scatter, and the other has none.
     """
     shapes = _check_state(counts, means, scatter)
-    shapes.check("other_counts", other_counts, "K", "iu")
+    shapes.check("other_counts", other_counts, "K", "i8")
     shapes.check("other_means", other_means, "K D")
     if (scatter is None) != (other_scatter is None):
         raise KernelError("other_scatter: expected one where `scatter` is one, and None where it is None")
@@ -75,70 +88,87 @@ def _check(counts: Ints, means: Floats, scatter: Floats | None, features: Floats
     check_labels(labels, len(counts))
 
 
-def _check_state(counts: Ints, means: Floats, scatter: Floats | None) -> Shapes:
-    shapes = Shapes()
-    shapes.check("counts", counts, "K", "iu")
+def _check_state(counts: Ints, means: Floats, scatter: Floats | None) -> HostShapes:
+    shapes = HostShapes()
+    shapes.check("counts", counts, "K", "i8")
     shapes.check("means", means, "K D")
     if scatter is not None:
         shapes.check("scatter", scatter, "D D")
-    for name, array in (("means", means), ("scatter", scatter)):
-        if array is not None and (array.dtype.itemsize < 4 or not array.flags.c_contiguous):
-            raise KernelError(
-                f"{name}: is changed in place, expected contiguous float32 or float64; "
-                f"found shape {array.shape} {array.dtype} with strides {array.strides}"
-            )
+    for name, array in (("counts", counts), ("means", means), ("scatter", scatter)):
+        if array is not None:
+            check_in_place(name, array)
     return shapes
 
 
 def _update(
     counts: Ints, means: Floats, scatter: Floats | None, features: Floats, labels: Ints, *, is_removal: bool
 ) -> None:
-    """Add or remove a batch, class after class, a block of rows at a time.
-
-    With s the sum of a class's distances from its mean before, adding n samples to c of them gives
-    `scatter + distances^T distances - s s^T / (c + n)` and removing them
-    `scatter - distances^T distances - s s^T / (c - n)`: Chan 1983, eq. 2.1, seen from the mean that is known before
-    the batch is. A class that has none yet takes its first row for a mean.
-    """
+    """Add or remove a batch: rows of one class after another, as many at a time as the scratch holds."""
     dtype, dim = means.dtype if scatter is None else scatter.dtype, means.shape[1]
-    order = np.argsort(labels, kind="stable")  # so that a class's mean and sum stay in the first-level cache
-    touched, starts = np.unique(labels[order], return_index=True)
-    stops = np.append(starts[1:], len(order))
-    fresh = counts[touched] == 0
-    means[touched[fresh]] = features[order[starts[fresh]]]
-    subtract = _subtract_few
-    if len(order) >= LOOP_ROWS:
-        from edge_kernels.cpu.distances import subtract
-    is_ready = features.dtype == dtype and features.flags.c_contiguous
-    n_block = min(len(order), rows_of(dim, BLOCK_BYTES * 4 // dtype.itemsize // (1 if is_ready else 3)))
-    distances, copy = np.empty((n_block, dim), dtype), np.empty((0 if is_ready else n_block, dim), dtype)
-    for group in row_slices(len(touched), rows_of(dim, GROUP_BYTES * 4 // dtype.itemsize)):
-        classes = touched[group]
-        pivots, sums = means[classes].astype(dtype), np.zeros((len(classes), dim), dtype)
-        for part in row_slices(int(stops[group][-1] - starts[group][0]), len(distances)):
-            rows = order[starts[group][0] :][part]
-            slots = np.searchsorted(classes, labels[rows])
-            if is_ready:
-                subtract(features, rows, slots, pivots, distances, sums)
-            else:
-                copy[: len(rows)] = features[rows]
-                subtract(copy, np.arange(len(rows)), slots, pivots, distances, sums)
-            if scatter is not None:
-                add_squares(scatter, distances[: len(rows)], -1.0 if is_removal else 1.0)
-        n_rows = stops[group] - starts[group]
-        left = counts[classes] + (-n_rows if is_removal else n_rows)
+    order = np.argsort(labels, kind="stable")
+    is_many = len(order) >= LOOP_ROWS
+    is_ready = features.dtype == dtype and (features.flags.c_contiguous or not is_many)
+    distances = np.empty(
+        (min(len(order), rows_of(dim * dtype.itemsize // 4 * (1 if is_ready else 2), BLOCK_BYTES)), dim), dtype
+    )
+    copy = np.empty((0 if is_ready else len(distances), dim), dtype)
+    scratch = np.empty((2, dim), dtype)
+    absorb, mirror_by = _absorb_few, mirror
+    if is_many:
+        from edge_kernels.cpu.passes import absorb
+        from edge_kernels.cpu.passes import mirror as mirror_by
+    for rows, edges in _runs(labels, order, max(len(distances), 1)):
+        x, places = (features, rows) if is_ready else (_copy(features, rows, copy), np.arange(len(rows)))
+        classes = labels[order[edges[:-1]]].astype(np.int64)
+        part = distances[: len(rows)]
+        absorb(x, (places, edges - edges[0], classes), (counts, means), part, scratch, is_removal)
         if scatter is not None:
-            add_squares(scatter, sums / np.sqrt(np.maximum(left, 1))[:, None].astype(dtype), -1.0)
-        sums /= (-1 if is_removal else 1) * np.maximum(left, 1)[:, None].astype(dtype)
-        means[classes] += sums
-        means[classes[left == 0]] = 0
-        counts[classes] = left
+            add_squares(scatter, part, -1.0 if is_removal else 1.0)
     if scatter is not None:
-        mirror(scatter)
+        mirror_by(scatter)
 
 
-def _subtract_few(x: Floats, places: Ints, slots: Ints, pivots: Floats, distances: Floats, sums: Floats) -> None:
-    """See `distances.subtract`."""
-    filled = np.subtract(x[places], pivots[slots], out=distances[: len(places)])
-    first = np.flatnonzero(np.diff(slots, prepend=-1))
-    sums[slots[first]] += np.add.reduceat(filled, first, axis=0)
+def _runs(labels: Ints, order: Ints, capacity: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield rows of whole runs, at most `capacity` rows together, and the edges of the runs in the order of all rows.
+
+    A run is of one class; one that is longer than the capacity is cut.
+    """
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    edges = np.unique(np.concatenate([starts, np.arange(0, len(order), capacity), [len(order)]]))
+    first = 0
+    while first < len(edges) - 1:
+        last = int(np.searchsorted(edges, edges[first] + capacity, side="right")) - 1
+        yield order[edges[first] : edges[last]], edges[first : last + 1]
+        first = last
+
+
+def _copy(features: Floats, rows: Ints, copy: Floats) -> Floats:
+    for part in row_slices(len(rows), COPY_ROWS):
+        copy[: len(rows)][part] = features[rows[part]]
+    return copy
+
+
+def _absorb_few(
+    x: Floats,
+    runs: tuple[Ints, Ints, Ints],
+    state: tuple[Ints, Floats],
+    distances: Floats,
+    scratch: Floats,
+    is_removal: bool,
+) -> None:
+    """See `passes.absorb`."""
+    (rows, edges, classes), (counts, means), sign = runs, state, -1 if is_removal else 1
+    for run, k in enumerate(classes.tolist()):
+        part, n_rows = distances[edges[run] : edges[run + 1]], int(edges[run + 1] - edges[run])
+        np.take(x, rows[edges[run] : edges[run + 1]], axis=0, out=part, mode="clip")  # any other mode makes a copy
+        if counts[k] == 0:
+            means[k] = part[0]
+        part -= means[k]
+        part.sum(axis=0, out=scratch[0])
+        left = int(counts[k]) + sign * n_rows
+        if left > 0:
+            part -= ((1 - math.sqrt(int(counts[k]) / left)) / n_rows * scratch[0]).astype(part.dtype)
+            means[k] += (sign / left * scratch[0]).astype(means.dtype)
+        else:
+            means[k] = 0
+        counts[k] = left
