@@ -372,7 +372,8 @@ class Learner:
             raise StateError(f"{self._state.name}: damaged: the second moment does not fit the recipe")
         start = memory or self._empty(features.shape[1])
         try:
-            return self._device.run(lambda device: propose(start, self._recipe, features, names, device))
+            n_values = features.size + start.replay.records.size * features.shape[1]
+            return self._device.run(lambda device: propose(start, self._recipe, features, names, device), n_values)
         except np.linalg.LinAlgError:
             raise StateError(f"{self._state.name}: damaged: its second moment is none; restore a copy") from None
 

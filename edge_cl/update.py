@@ -88,7 +88,10 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], 
     fisher = ewc.grow(memory.fisher, len(head.classes))
     with device.here():
         task = _put(pool, grown, head, fisher, device)
-        task.statistics.add(task.features[n_stored:], task.labels[n_stored:], device)
+        device.each(
+            len(labels),
+            lambda rows: task.statistics.add(task.features[n_stored:][rows], task.labels[n_stored:][rows], device),
+        )
         learnt = (learn_from_statistics if recipe.anchor == "statistics" else learn_from_head)(task, recipe)
         if recipe.fisher == "diagonal":
             batch = slice(n_stored, None)

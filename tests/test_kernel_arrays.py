@@ -170,7 +170,7 @@ def test_values_are_returned_as_they_are_or_in_the_array_that_is_given() -> None
 def test_the_running_mean_is_the_mean_over_all_samples_whatever_the_batches(
     samples: list[float], cuts: list[int]
 ) -> None:
-    running = RunningMean.empty(2)
+    running = RunningMean()
     for batch in np.split(np.array(samples), sorted(min(cut, len(samples)) for cut in cuts)):
         mean = batch.mean() if len(batch) else 0.0
         running = running.add(np.array([mean, -2 * mean]), len(batch))
@@ -180,34 +180,39 @@ def test_the_running_mean_is_the_mean_over_all_samples_whatever_the_batches(
 
 
 def test_a_batch_weighs_as_many_samples_as_it_has() -> None:
-    running = RunningMean.empty().add(np.array(1.0), 3).add(np.array(5.0), 1)
+    running = RunningMean().add(np.array(1.0), 3).add(np.array(5.0), 1)
     assert (float(running.mean), running.count) == (2.0, 4)
 
 
-def test_the_mean_of_no_sample_is_zero_in_float64() -> None:
-    running = RunningMean.empty(2, 3)
-    assert (running.mean.shape, running.count) == ((2, 3), 0)
-    assert running.mean.dtype == np.float64
-    assert not running.mean.any()
+def test_the_mean_of_no_sample_is_zero() -> None:
+    running = RunningMean()
+    assert (running.mean, running.count) == (0.0, 0)
     assert not running.add(np.zeros((2, 3), np.float32), 0).mean.any()
 
 
+def test_tensors_are_averaged_where_they_are() -> None:
+    torch = pytest.importorskip("torch")
+    running = RunningMean().add(torch.tensor([1.0]), 3).add(torch.tensor([5.0]), 1)
+    assert running.mean.dtype == torch.float64
+    assert float(running.mean[0]) == 2.0
+
+
 def test_adding_leaves_the_old_mean_as_it_was() -> None:
-    before = RunningMean.empty(2).add(np.array([1.0, 2.0]), 1)
+    before = RunningMean().add(np.array([1.0, 2.0]), 1)
     before.add(np.array([9.0, 9.0]), 1)
     np.testing.assert_array_equal(before.mean, [1, 2])
     assert before.count == 1
 
 
 def test_float32_batches_are_summed_in_float64() -> None:
-    running = RunningMean.empty(1).add(np.array([1.0], np.float32), 2**25).add(np.array([2.0], np.float32), 1)
+    running = RunningMean().add(np.array([1.0], np.float32), 2**25).add(np.array([2.0], np.float32), 1)
     assert running.mean.dtype == np.float64
     np.testing.assert_allclose(running.mean - 1, 1 / (2**25 + 1), rtol=1e-7)  # eps over 3e-8
 
 
 def test_ten_million_samples_cost_no_more_than_the_rounding_of_float64() -> None:
     rng = np.random.default_rng(0)
-    means, running = rng.uniform(0.5, 1.5, 1000), RunningMean.empty()
+    means, running = rng.uniform(0.5, 1.5, 1000), RunningMean()
     for mean in means:
         running = running.add(np.array(mean), 10_000)
     assert running.count == 10_000_000

@@ -57,3 +57,15 @@ def test_no_place_for_a_cache_is_no_error(site: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("")
     assert [run(site, taken) for _ in range(2)] == [[0, 1], [0, 1]]  # compiled anew in each process
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("n_bytes", [0, 50])
+def test_a_cache_that_was_cut_short_is_made_anew(site: Path, tmp_path: Path, suffix: str, n_bytes: int) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    assert run(site, cache) == [0, 1]
+    for path in cache.rglob(f"*.{suffix}"):
+        path.write_bytes(path.read_bytes()[:n_bytes])
+    assert run(site, cache) == [0, 1]
+    assert run(site, cache) == [1, 0]

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import numpy as np
+from edge_kernels import cpu
+from edge_kernels.arrays import Floats
+
 Call = Callable[[], object]
 BUDGET = 3.0  # seconds that one row's repetitions may take beyond the first five
 
@@ -136,3 +140,18 @@ def autograd_rivals(x: Any, w: Any) -> dict[str, tuple[Call, float]]:
         "torch.func vmap": (vmap, share),
         "batch gradient squared, as Avalanche": (batches, 1.0),
     }
+
+
+def matrices(n: int, d: int, k: int) -> tuple[Floats, Floats, Floats]:
+    """Return features (n, d), weights (k, d) and the probabilities (n, k) that they give."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, d), np.float32)
+    w = rng.standard_normal((k, d), np.float32) / np.float32(np.sqrt(d))
+    return x, w, cpu.softmax(x @ w.T)
+
+
+def copy_of(n_bytes: int) -> tuple[Call, str]:
+    """Return a copy that moves that many bytes, half of them read and half of them written."""
+    source = np.ones(max(n_bytes // 8, 1), np.float32)
+    target = np.empty_like(source)
+    return lambda: np.copyto(target, source), f"{n_bytes / 2**20:.1f} MiB at copy bandwidth"

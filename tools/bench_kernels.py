@@ -22,19 +22,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from bench_cases import Call, Case, autograd_rivals, measure
+from bench_cases import Call, Case, autograd_rivals, copy_of, matrices, measure
+from bench_others import others
 from edge_kernels import cpu
 from edge_kernels.arrays import Floats
 from rich.console import Console
 from rich.table import Table
-
-
-def matrices(n: int, d: int, k: int) -> tuple[Floats, Floats, Floats]:
-    """Return features (n, d), weights (k, d) and the probabilities (n, k) that they give."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((n, d), np.float32)
-    w = rng.standard_normal((k, d), np.float32) / np.float32(np.sqrt(d))
-    return x, w, cpu.softmax(x @ w.T)
 
 
 def fisher(n: int, d: int, k: int, limit: float | None = None) -> list[Case]:
@@ -70,13 +63,6 @@ def second_moment(n: int, d: int, k: int, limit: float | None = None) -> list[Ca
         Case("add_samples", sizes, add, lambda: x.T @ x, "numpy x^T x", 1.0, limit),
         Case("second_moment", {"N": n, "D": d}, lambda: cpu.second_moment(x), lambda: x.T @ x, "numpy x^T x"),
     ]
-
-
-def copy_of(n_bytes: int) -> tuple[Call, str]:
-    """Return a copy that moves that many bytes, half of them read and half of them written."""
-    source = np.ones(max(n_bytes // 8, 1), np.float32)
-    target = np.empty_like(source)
-    return lambda: np.copyto(target, source), f"{n_bytes / 2**20:.1f} MiB at copy bandwidth"
 
 
 def ewc_step(d: int, k: int, limit: float | None = None) -> list[Case]:
@@ -152,10 +138,18 @@ def product(n: int, d: int, n_parts: int, limit: float | None = None) -> list[Ca
     sizes = {"N": n, "D": d, "M": n_parts}
     words = "the products of its distances"
     encode = Case("encode_pq", sizes, lambda: cpu.encode_pq(x, books), products, words, 1.0, limit, rivals)
+    train = Case(
+        "train_pq, one step",
+        sizes,
+        lambda: cpu.train_pq(x, n_subspaces=n_parts, n_steps=1),
+        products,
+        "the products of its distances",
+    )
     codes, rows, out = cpu.encode_pq(x, books), np.random.default_rng(2).permutation(n), np.empty_like(x)
     bound, words = copy_of(codes.nbytes + out.nbytes + rows.nbytes)
     return [
         encode,
+        train,
         Case("decode_pq", sizes, lambda: cpu.decode_pq(codes, books, rows, out=out), bound, words),
     ]
 
@@ -217,7 +211,7 @@ def promised() -> list[Case]:
 def everything() -> list[Case]:
     """Return rows over the sizes that devices meet: a few samples, a session, a data set."""
     cases = []
-    for n, d, k in ((32, 256, 10), (32, 1280, 100), (4096, 1280, 100), (4096, 2048, 1000), (65536, 256, 10)):
+    for n, d, k in ((32, 256, 10), (32, 1280, 100), (4096, 1280, 100), (4096, 2048, 1000), (65536, 1280, 10)):
         cases += fisher(n, d, k, 1.25 if (n, d, k) == (4096, 1280, 100) else None)
         cases += second_moment(n, d, k, 1.15 if (n, d, k) == (4096, 1280, 100) else None)
     for d, k in ((256, 10), (1280, 100), (1280, 1000), (2048, 1000)):
@@ -226,7 +220,7 @@ def everything() -> list[Case]:
         cases += scalars(n, d, 2.0 if (n, d) == (4096, 1280) else None)
         cases += product(n, d, d // 8, 1.5 if (n, d) == (4096, 1280) else None)
         cases += projection(n, d, d // 8)
-    return [*cases, *selection(1000, 1280, 20)]
+    return [*cases, *selection(1000, 1280, 20), *others(4096, 1280, 100)]
 
 
 def rows_of_gpu(*, has_limit: bool) -> list[dict[str, Any]]:
@@ -277,7 +271,7 @@ def show(rows: list[dict[str, Any]], first_use: float) -> None:
     """Print the table."""
     table = Table("kernel", "device", "sizes", "ms", "bound", "bound ms", "ratio", "at most", "others, times as long")
     for row in rows:
-        sizes = " ".join(f"{letter}={row[letter]}" for letter in "NDKMRm" if letter in row)
+        sizes = " ".join(f"{letter}={row[letter]}" for letter in "NDKHMRm" if letter in row)
         others = "; ".join(f"{name}: {taken / row['kernel_ms']:.1f}" for name, taken in row["rivals_ms"].items())
         limit = "" if row["limit"] is None else f"{row['limit']:g}"
         numbers = f"{row['kernel_ms']:.3f}", row["bound"], f"{row['bound_ms']:.3f}", f"{row['ratio']:.2f}"

@@ -37,36 +37,53 @@ def open_session(model: Path | bytes, device: str, precision: int = 32) -> Any:
         raise SessionError(
             f"device cuda: onnxruntime has only {', '.join(available)}; install onnxruntime-gpu, or use --device cpu"
         )
-    has_cuda = device != "cpu" and CUDA in available
+    if device == "cpu" or CUDA not in available:
+        return _open(model, ["CPUExecutionProvider"])
+    try:
+        return _open(halve(model) if precision == 16 else model, [(CUDA, CUDA_OPTIONS), "CPUExecutionProvider"])
+    except SessionError as error:
+        if device == "auto":
+            return _open(model, ["CPUExecutionProvider"])
+        raise SessionError(
+            f"device cuda: onnxruntime found no GPU, or no CUDA and cuDNN libraries of its version ({error}); install "
+            "those, or use --device cpu"
+        ) from error
+
+
+def _open(model: Path | bytes, providers: list[Any]) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would take the update's processors
-    source = halve(model) if has_cuda and precision == 16 else model
-    providers: list[Any] = [(CUDA, CUDA_OPTIONS)] if has_cuda else []
+    source = str(model) if isinstance(model, Path) else model
     try:
-        session = onnxruntime.InferenceSession(
-            str(source) if isinstance(source, Path) else source, options, providers=[*providers, "CPUExecutionProvider"]
-        )
+        # its own fallback prints to stdout, and goes on where an error was asked for
+        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions derive from Exception alone
         raise SessionError(f"backbone: onnxruntime cannot open it: {first_line(error)}") from None
-    if device == "cuda" and CUDA not in session.get_providers():  # it goes on without, and says so in a log
-        raise SessionError(
-            "device cuda: onnxruntime found no GPU, or no CUDA and cuDNN libraries of its version; install those, "
-            "or use --device cpu"
-        )
+    if len(providers) > 1 and not is_on_gpu(session):  # it goes on without a GPU, and says so in a log
+        raise SessionError("it opened the model on the CPU only")
     return session
 
 
 def halve(model: Path | bytes) -> Path | bytes:
-    """Return the model with weights and arithmetic in float16, its inputs and outputs still float32."""
+    """Return the model with weights and arithmetic in float16, its inputs and outputs still float32.
+
+    Raises:
+        SessionError: it cannot be converted.
+    """
     data = model if isinstance(model, bytes) else model.read_bytes()
 
     def build() -> bytes:
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        halved = convert_float_to_float16(onnx.load_from_string(data), keep_io_types=True)
+        try:
+            halved = convert_float_to_float16(onnx.load_from_string(data), keep_io_types=True)
+        except Exception as error:  # whatever onnxruntime's conversion trips over
+            raise SessionError(f"precision 16: the backbone cannot be converted: {first_line(error)}") from error
         serialized: bytes = halved.SerializeToString()
         return serialized
 

@@ -12,29 +12,37 @@ from edge_cl.errors import DeviceError, MissingPackageError
 
 Result = TypeVar("Result")
 
+GPU_VALUES = 10_000_000  # 8,000 samples of 1280: for fewer, importing torch takes longer than two cores need
+
 
 class ChosenDevice:
-    """A device by its name, opened at its first use; `auto` goes on without the GPU where that fails."""
+    """A device by its name, opened at its first use.
+
+    `auto` takes the GPU for large updates, where there is one, and goes on without it where that fails.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._device: Device | None = None
 
-    def run(self, work: Callable[[Device], Result]) -> Result:
+    def run(self, work: Callable[[Device], Result], n_values: int) -> Result:
         """Return what the work returns on the device.
 
         Args:
             work: changes nothing but its own arrays, so that it can be done again.
+            n_values: that it works on.
 
         Raises:
             DeviceError: `cuda` was asked for, and is not there or failed.
         """
+        if self.name == "auto" and n_values < GPU_VALUES:
+            return work(HOST)
         if self._device is None:
             self._device = open_device(self.name)
         try:
             return work(self._device)
         except DeviceError:
-            if self.name != "auto":
+            if self.name != "auto" or self._device is HOST:
                 raise
         self._device = HOST
         return work(HOST)

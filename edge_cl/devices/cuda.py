@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,8 +33,8 @@ class CudaDevice(Device):
         return cuda
 
     def put(self, *arrays: Floats | Ints | Bools) -> tuple[Any, ...]:
-        """Return the arrays on the device: packed into one pinned buffer, moved by one copy, taken apart there."""
-        torch = self._torch
+        """Return all that an update starts from on the device: packed into one pinned buffer, moved by one copy."""
+        torch, self.batch = self._torch, sys.maxsize
         sizes = [-(-array.nbytes // 16) * 16 for array in arrays]  # every array begins where any type may
         staging = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         start, bytes_of = 0, staging.numpy()
@@ -56,10 +57,12 @@ class CudaDevice(Device):
         """See `Device.here`.
 
         Raises:
-            DeviceError: the GPU failed, or its memory does not even hold what is worked on row by row.
+            DeviceError: the GPU failed, or its memory does not hold what is worked on.
         """
+        from edge_kernels.cuda.matrices import exact_products
+
         try:
-            with self._device, self._torch.no_grad():
+            with self._device, self._torch.no_grad(), exact_products():
                 yield
         except self.out_of_memory as error:
             raise DeviceError(f"device cuda: out of memory: {_first_line(error)}; use device cpu") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from edge_kernels.arrays import Bools, Floats, Ints
+
+from edge_cl.errors import DeviceError
 
 
 class Device:
@@ -16,7 +18,7 @@ class Device:
 
     Attributes:
         name: `cpu` or `cuda`.
-        batch: rows that are worked on at a time; halved whenever memory runs out.
+        batch: rows that are worked on at a time: all at the start of an update, half whenever memory runs out.
     """
 
     name = "cpu"
@@ -30,20 +32,25 @@ class Device:
         return cpu
 
     def put(self, *arrays: Floats | Ints | Bools) -> tuple[Any, ...]:
-        """Return the arrays on the device, all of them by one copy; here they are there already."""
+        """Return all that an update starts from on the device, by one copy; here it is there already."""
+        self.batch = sys.maxsize
         return arrays
 
     def get(self, array: Any) -> Any:
         """Return an array of the device as numpy's."""
         return array
 
-    def here(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which new arrays are made on the device, and its failures are of one kind.
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Make new arrays on the device, and its failures one kind of error, within the context.
 
         Raises:
-            DeviceError: the device failed.
+            DeviceError: the device failed, or its memory does not hold what is worked on.
         """
-        return contextlib.nullcontext()
+        try:
+            yield
+        except MemoryError as error:
+            raise DeviceError(f"device cpu: out of memory: {error}; learn fewer samples at a time") from error
 
     def each(self, n_rows: int, run: Callable[[slice], object]) -> None:
         """Call `run` with slices that cover the rows; where memory runs out, half as many are tried.
