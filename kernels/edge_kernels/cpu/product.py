@@ -45,7 +45,7 @@ def _improve(features: Floats, codebooks: Floats, n_steps: int) -> None:
     sums, counts = np.empty(codebooks.shape), np.empty(codebooks.shape[:2], np.int64)
     for _ in range(n_steps):
         sums[...], counts[...] = 0, 0
-        for _, x in float_blocks(features, rows_of(features.shape[1], 1 << 18)):
+        for _, x in float_blocks(features, rows_of(features.shape[1], 1 << 20)):
             _sum_up(x, encode_pq(x, codebooks), sums, counts)
         sums /= np.maximum(counts, 1)[:, :, None]
         np.copyto(codebooks, sums, casting="same_kind", where=(counts > 0)[:, :, None])

@@ -18,6 +18,7 @@ from edge_kernels.cpu.blas import add_squares, mirror
 from edge_kernels.cpu.blocks import row_slices, rows_of
 
 BLOCK_BYTES = 3 << 20  # of a block of distances in float32
+RUN_BYTES = 1 << 20  # of rows of a class that are read twice: the second time from the second-level cache
 GROUP_BYTES = 1 << 20  # of classes that are merged at a time
 SORTED_ROWS = 1 << 16  # by class at a time
 COPY_ROWS = 64  # of another type, converted at a time
@@ -117,7 +118,7 @@ def _update(
     if is_many:
         from edge_kernels.cpu.passes import absorb
         from edge_kernels.cpu.passes import mirror as mirror_by
-    for rows, edges in _runs(labels, order, max(len(distances), 1)):
+    for rows, edges in _runs(labels, order, max(len(distances), 1), rows_of(dim, RUN_BYTES)):
         x, places = (features, rows) if is_ready else (_copy(features, rows, copy), np.arange(len(rows)))
         classes = labels[order[edges[:-1]]].astype(np.int64)
         part = distances[: len(rows)]
@@ -128,13 +129,14 @@ def _update(
         mirror_by(scatter)
 
 
-def _runs(labels: Ints, order: Ints, capacity: int) -> Iterator[tuple[Ints, Ints]]:
+def _runs(labels: Ints, order: Ints, capacity: int, longest: int) -> Iterator[tuple[Ints, Ints]]:
     """Yield rows of whole runs, at most `capacity` rows together, and the edges of the runs in the order of all rows.
 
-    A run is of one class; one that is longer than the capacity is cut.
+    A run is of one class, and cut where it would be longer than `longest`.
     """
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-    edges = np.unique(np.concatenate([starts, np.arange(0, len(order), capacity), [len(order)]]))
+    starts = np.flatnonzero(np.diff(labels[order].astype(np.int64), prepend=-1))
+    cuts = np.arange(0, len(order), min(capacity, longest))
+    edges = np.unique(np.concatenate([starts, cuts, [len(order)]]))
     first = 0
     while first < len(edges) - 1:
         last = int(np.searchsorted(edges, edges[first] + capacity, side="right")) - 1
