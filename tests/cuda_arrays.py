@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 from edge_kernels.cuda import target
 
-torch = pytest.importorskip("torch")
-if not target.IS_SIMULATED and not (torch.cuda.is_available() and target.cuda.is_available()):
-    pytest.skip("no GPU: test_cuda_simulator runs these in the simulator", allow_module_level=True)
+torch: Any = import_module("torch") if find_spec("torch") else None
 
 KINDS = ("tensors", "others")  # torch's, and those of another library
 FORMS = ("float32", "float64", "float16", "every other column")
 rng = np.random.default_rng(0)
+
+
+def need_device() -> None:
+    """Skip a module of tests where there is neither a GPU nor the simulator of one."""
+    if torch is None:
+        pytest.skip("needs torch", allow_module_level=True)
+    if not target.IS_SIMULATED and not (torch.cuda.is_available() and target.cuda.is_available()):
+        pytest.skip("no GPU: test_cuda_simulator runs these in the simulator", allow_module_level=True)
 
 
 def put(array: Any, kind: str = "tensors", form: str = "as it is") -> Any:

@@ -12,7 +12,9 @@ from edge_kernels.arrays import KernelError
 from edge_kernels.cuda import launch, product, projection, selection, target
 from edge_kernels.cuda.halves import read_row
 
-from tests.cuda_arrays import FORMS, KINDS, get, halves, put, rng
+from tests.cuda_arrays import FORMS, KINDS, get, halves, need_device, put, rng
+
+need_device()
 
 NUMBERS = ("int8", "int4")
 

@@ -9,7 +9,9 @@ import pytest
 from edge_kernels import cuda, reference
 from edge_kernels.cuda import target
 
-from tests.cuda_arrays import get, halves, put, torch
+from tests.cuda_arrays import get, halves, need_device, put, torch
+
+need_device()
 
 if target.IS_SIMULATED:
     pytest.skip("the simulator has neither streams nor graphs", allow_module_level=True)

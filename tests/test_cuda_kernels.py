@@ -11,7 +11,9 @@ from edge_kernels import cuda, reference
 from edge_kernels.arrays import KernelError
 from edge_kernels.cuda import curvature, launch, matrices, recursion, statistics, steps, target
 
-from tests.cuda_arrays import FORMS, KINDS, get, halves, put, rng, torch
+from tests.cuda_arrays import FORMS, KINDS, get, halves, need_device, put, rng, torch
+
+need_device()
 
 CLOSE: dict[str, Any] = {"rtol": 2e-5, "atol": 2e-6}  # what float32 sums of some tens of terms of about 1 may differ by
 
