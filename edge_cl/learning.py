@@ -36,7 +36,7 @@ class Task:
         statistics: of every sample, those of the batch too.
         weights: (K, D) of the grown head, before.
         bias: (K,) likewise.
-        fisher: (K, D + 1) likewise.
+        fisher: (K, D + 1) likewise, where the recipe has the diagonal one.
         device: where the arrays are.
     """
 
@@ -115,10 +115,11 @@ def _refine(task: Task, inputs: Floats, offsets: Floats) -> Floats:
     xp, held, train = namespace(inputs), task.held, ~task.held
     basis = None
     if int(train.sum()) < inputs.shape[1]:
-        gram = inputs[train] @ inputs[train].T
+        learnt = inputs[train]
+        gram = learnt @ learnt.T
         diagonal = gram.reshape(-1)[:: len(gram) + 1]
         diagonal += 1e-4 * diagonal.mean()
-        basis = inverse_cholesky(gram) @ inputs[train]
+        basis = inverse_cholesky(gram) @ learnt
         inputs = inputs @ basis.T
     labels, answers, counts = task.labels[train], task.labels[held], task.statistics.counts
     stored = xp.bincount(labels, minlength=len(counts))
@@ -158,8 +159,8 @@ def learn_from_head(task: Task, recipe: Recipe) -> Learnt:
     scale = task.device.kernels.fisher_mse(inputs[train]) ** 0.5
     scale[scale == 0] = 1  # whatever the units of a feature are, the problem is the same
     weights = xp.ones(int(train.sum()), dtype=xp.float32)
-    pull = task.fisher / scale**2 + RIDGE
+    pull = task.fisher / scale**2 + RIDGE if recipe.fisher == "diagonal" else RIDGE
     objective = Objective(inputs[train] / scale, offsets[train], task.labels[train], weights, pull, task.device)
-    shift = minimise(objective, xp.zeros(pull.shape, dtype=xp.float32)) / scale
+    shift = minimise(objective, xp.zeros((len(task.bias), len(scale)), dtype=xp.float32)) / scale
     unseen = offsets + inputs @ shift.T
     return Learnt(task.weights + shift[:, :-1], task.bias + shift[:, -1], unseen, task.held)

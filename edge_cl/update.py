@@ -85,7 +85,9 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], 
     n_stored = len(memory.replay.records)
     taken = np.isin(np.arange(len(labels)), origins - n_stored)
     pool = _gather(memory, features, labels, taken & is_held_out(sequence))
-    fisher = ewc.grow(memory.fisher, len(head.classes))
+    fisher = memory.fisher
+    if recipe.fisher == "diagonal":
+        fisher = ewc.grow(fisher, len(head.classes))
     with device.here():
         task = _put(pool, grown, head, fisher, device)
         device.each(
@@ -103,7 +105,7 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], 
     after = Memory(
         head,
         statistics,
-        fisher if recipe.fisher == "diagonal" else memory.fisher,
+        fisher,
         replay.mark(hits[origins], honest[origins]),
     )
     asked = honest & np.isin(np.arange(len(hits)), origins)

@@ -60,13 +60,15 @@ def encode_pq(features: Floats, codebooks: Floats) -> Codes:
     n_threads = count_threads(n_rows, THREAD_WORK // (n_words * dim))
     for group in row_slices(n_parts, rows_of((n_words + 1) * (width + 4), BOOK_BYTES)):
         books, columns = _centre(codebooks[group]), slice(group.start * width, group.stop * width)
-        n_lanes = min(LANES, rows_of((books.shape[2] + 4 + columns.stop - columns.start) * n_threads, LANE_BYTES))
+        part = features[:, columns]
+        lanes = max(8, min(LANES, rows_of((books.shape[2] + 4 + part.shape[1]) * n_threads, LANE_BYTES)))
 
-        def encode(rows: slice, group: slice = group, books: Floats = books, lanes: int = max(8, n_lanes)) -> None:
-            part = features[rows, group.start * width : group.stop * width]
+        def encode(
+            rows: slice, part: Floats = part, group: slice = group, books: Floats = books, lanes: int = lanes
+        ) -> None:
             values, nearest = np.empty((books.shape[2] - 1, lanes), np.float32), np.empty(lanes, np.int32)
             distances = np.empty((3, lanes), np.float32)
-            for block, x in float_blocks(part, lanes):
+            for block, x in float_blocks(part[rows], lanes):
                 _encode(x, books, values, distances, nearest, codes[rows, group][block])
                 bad = np.flatnonzero(~np.isfinite(distances[2, : len(x)]))
                 check_finite(features, rows.start + block.start + bad)

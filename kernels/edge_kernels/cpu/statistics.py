@@ -109,9 +109,8 @@ def _update(
     order = np.argsort(labels, kind="stable")
     is_many = len(order) >= LOOP_ROWS
     is_ready = features.dtype == dtype and (features.flags.c_contiguous or not is_many)
-    distances = np.empty(
-        (min(len(order), rows_of(dim * dtype.itemsize // 4 * (1 if is_ready else 2), BLOCK_BYTES)), dim), dtype
-    )
+    n_block = rows_of(dim * dtype.itemsize // 4 * (1 if is_ready else 2), BLOCK_BYTES)
+    distances = np.empty((min(len(order), n_block), dim), dtype)
     copy = np.empty((0 if is_ready else len(distances), dim), dtype)
     scratch = np.empty((2, dim), dtype)
     absorb, mirror_by = _absorb_few, mirror

@@ -130,9 +130,9 @@ def _check(features: Any, probabilities: Any) -> Shapes:
     return shapes
 
 
-@cuda.jit
-def _softmax(logits, out):  # type: ignore[no-untyped-def]
-    shared = cuda.shared.array((2, ROW_THREADS), np.float64)
+@cuda.jit(device=True)
+def write_exponentials(logits, out, shared):  # type: ignore[no-untyped-def]
+    """Write `exp(logit - peak)` of the row of a block of threads, and return the peak and the sum."""
     n, t = cuda.blockIdx.x, cuda.threadIdx.x
     peak, total = -math.inf, np.float64(0)
     for k in range(t, logits.shape[1], ROW_THREADS):
@@ -149,8 +149,14 @@ def _softmax(logits, out):  # type: ignore[no-untyped-def]
     total = np.float64(0)
     for s in range(ROW_THREADS):
         total += shared[1, s]
-    for k in range(t, logits.shape[1], ROW_THREADS):
-        out[n, k] /= total
+    return peak, total
+
+
+@cuda.jit
+def _softmax(logits, out):  # type: ignore[no-untyped-def]
+    _, total = write_exponentials(logits, out, cuda.shared.array((2, ROW_THREADS), np.float64))
+    for k in range(cuda.threadIdx.x, logits.shape[1], ROW_THREADS):
+        out[cuda.blockIdx.x, k] /= total
 
 
 @cuda.jit

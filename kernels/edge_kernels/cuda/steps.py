@@ -8,6 +8,7 @@ import numpy as np
 
 from edge_kernels.arrays import KernelError, Shapes
 from edge_kernels.cuda import target
+from edge_kernels.cuda.fisher import write_exponentials
 from edge_kernels.cuda.launch import HALF_BYTES, DeviceArray, is_half, settle, spans
 from edge_kernels.cuda.target import ROW_THREADS, cuda
 
@@ -74,24 +75,9 @@ def ewc_step(
 
 @cuda.jit
 def _cross_entropy(logits, labels, weights, delta, losses):  # type: ignore[no-untyped-def]
-    shared = cuda.shared.array((2, ROW_THREADS), np.float64)
     n, t, label = cuda.blockIdx.x, cuda.threadIdx.x, labels[cuda.blockIdx.x]
     weight = weights[n] if 0 <= label < logits.shape[1] else weights[n] * 0
-    peak, total = -math.inf, np.float64(0)
-    for k in range(t, logits.shape[1], ROW_THREADS):
-        peak = max(peak, logits[n, k])
-    shared[0, t] = peak
-    cuda.syncthreads()
-    for s in range(ROW_THREADS):
-        peak = max(peak, shared[0, s])
-    for k in range(t, logits.shape[1], ROW_THREADS):
-        delta[n, k] = math.exp(np.float32(logits[n, k] - peak))
-        total += delta[n, k]
-    shared[1, t] = total
-    cuda.syncthreads()
-    total = np.float64(0)
-    for s in range(ROW_THREADS):
-        total += shared[1, s]
+    peak, total = write_exponentials(logits, delta, cuda.shared.array((2, ROW_THREADS), np.float64))
     scale = 1.0 / total  # float64: a confident label's p - 1 has no digits in float32
     for k in range(t, logits.shape[1], ROW_THREADS):
         delta[n, k] = weight * (delta[n, k] * scale - (1 if k == label else 0))
