@@ -7,7 +7,7 @@ import numpy as np
 from edge_kernels.arrays import Codes, Floats, HostShapes, Ints, KernelError
 from edge_kernels.cpu.blocks import count_threads, float_blocks, on_threads, row_slices, rows_of
 from edge_kernels.cpu.compiled import compiled
-from edge_kernels.cpu.scalars import check_finite, check_gather
+from edge_kernels.cpu.gather import check_finite, check_gather
 from edge_kernels.reference.product import start_rows
 
 LANES = 256  # rows compared with a codeword at a time: their distances stay in the first-level cache

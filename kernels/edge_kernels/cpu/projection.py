@@ -6,10 +6,11 @@ import numpy as np
 
 from edge_kernels.arrays import Codes, Floats, HostShapes, Ints, KernelError
 from edge_kernels.cpu.blocks import float_blocks, row_slices, rows_of
-from edge_kernels.cpu.compiled import compiled
-from edge_kernels.cpu.scalars import check_finite, check_gather
+from edge_kernels.cpu.gather import check_finite, check_gather
 from edge_kernels.reference import projection as reference
-from edge_kernels.reference.projection import Projection
+from edge_kernels.reference.projection import Projection, pack_levels, unpack_levels
+
+FEW = 1 << 18  # levels; numpy has packed so many before numba is imported
 
 
 def fit_projection(centre: Floats, covariance: Floats, *, n_bytes: int) -> Projection:
@@ -34,13 +35,12 @@ def encode_projection(features: Floats, projection: Projection) -> Codes:
     """See reference.encode_projection."""
     shapes = _check(projection)
     shapes.check("features", features, "N D")
-    bits = projection.bits.astype(np.int64)
-    codes = np.zeros((len(features), (int(bits.sum()) + 7) // 8), np.uint8)
+    codes = np.zeros((len(features), (int(projection.bits.sum(dtype=np.int64)) + 7) // 8), np.uint8)
     for block, rows in float_blocks(features, rows_of(features.shape[1])):
         places = (rows - projection.centre) @ projection.basis.T
         places /= projection.steps
         check_finite(features, block.start + np.flatnonzero(~np.isfinite(places).all(axis=1)))
-        _pack(places, bits, codes[block])
+        _pack(places, projection.bits, codes[block])
     return codes
 
 
@@ -50,11 +50,11 @@ def decode_projection(codes: Codes, projection: Projection, rows: Ints, *, out: 
     shapes.sizes["bytes"] = (int(projection.bits.sum(dtype=np.int64)) + 7) // 8
     shapes.check("codes", codes, "N bytes", "u1")
     rows, decoded = check_gather(shapes, rows, out)
-    bits = projection.bits.astype(np.int64)
-    places = np.empty((min(len(rows), rows_of(len(bits))), len(bits)), np.float32)
+    n_places = len(projection.bits)
+    places = np.empty((min(len(rows), rows_of(n_places)), n_places), np.float32)
     for block in row_slices(len(rows), max(len(places), 1)):
         filled = places[: block.stop - block.start]
-        _unpack(codes, rows[block], bits, projection.steps, filled)
+        _unpack(codes, rows[block], projection, filled)
         np.matmul(filled, projection.basis, out=decoded[block])
         decoded[block] += projection.centre
     return decoded
@@ -67,30 +67,23 @@ def _check(projection: Projection) -> HostShapes:
     return shapes
 
 
-@compiled
-def _pack(places, bits, codes):  # type: ignore[no-untyped-def]
-    """Set the bits (n, bytes) of the levels in which the places (n, R), in steps from the centre, lie."""
-    for n in range(places.shape[0]):
-        at = 0
-        for r in range(places.shape[1]):
-            half = 1 << (bits[r] - 1)
-            place = min(max(np.floor(places[n, r]), -half), half - 1)
-            level = np.int64(place) + half
-            codes[n, at >> 3] |= (level << (at & 7)) & 255
-            if (at & 7) + bits[r] > 8:
-                codes[n, (at >> 3) + 1] |= level >> (8 - (at & 7))
-            at += bits[r]
+def _pack(places: Floats, bits: Codes, codes: Codes) -> None:
+    """Set the codes (n, bytes) of the levels in which the places (n, R), in steps from the centre, lie."""
+    if places.size <= FEW:
+        half = 2.0 ** (bits.astype(np.float64) - 1)
+        codes[...] = pack_levels((np.clip(np.floor(places), -half, half - 1) + half).astype(np.uint8), bits)
+        return
+    from edge_kernels.cpu.packing import pack
+
+    pack(places, bits.astype(np.int64), codes)
 
 
-@compiled
-def _unpack(codes, rows, bits, steps, places):  # type: ignore[no-untyped-def]
-    """Fill (n, R) with the middles of the levels."""
-    for n in range(rows.shape[0]):
-        at = 0
-        for r in range(places.shape[1]):
-            level = np.int64(codes[rows[n], at >> 3]) >> (at & 7)
-            if (at & 7) + bits[r] > 8:
-                level |= np.int64(codes[rows[n], (at >> 3) + 1]) << (8 - (at & 7))
-            level &= (1 << bits[r]) - 1
-            places[n, r] = (level + 0.5 - (1 << (bits[r] - 1))) * steps[r]
-            at += bits[r]
+def _unpack(codes: Codes, rows: Ints, projection: Projection, places: Floats) -> None:
+    """Fill (n, R) with the middles of the levels of some rows (n,)."""
+    if places.size <= FEW:
+        levels = unpack_levels(codes[rows], projection.bits)
+        np.multiply(levels + np.float32(0.5) - 2 ** (projection.bits - 1.0), projection.steps, out=places)
+        return
+    from edge_kernels.cpu.packing import unpack
+
+    unpack(codes, rows, projection.bits.astype(np.int64), projection.steps, places)

@@ -74,9 +74,7 @@ def encode_projection(features: Floats, projection: Projection) -> Codes:
     """Return the codes (N, bytes) of features (N, D)."""
     basis, centre, steps, bits = (part.astype(np.float64) for part in projection)
     levels = np.floor((features - centre) @ basis.T / steps) + 2 ** (bits - 1)
-    levels = np.clip(levels, 0, 2**bits - 1).astype(np.uint8)
-    flags = np.unpackbits(levels[:, :, None], axis=2, bitorder="little")
-    return np.packbits(flags[:, np.arange(8) < bits[:, None]], axis=1, bitorder="little")
+    return pack_levels(np.clip(levels, 0, 2**bits - 1).astype(np.uint8), projection.bits)
 
 
 def decode_projection(codes: Codes, projection: Projection, rows: Ints, *, out: Floats | None = None) -> Floats:
@@ -89,8 +87,20 @@ def decode_projection(codes: Codes, projection: Projection, rows: Ints, *, out: 
         out: (B, D) float32 to decode into, instead of a new array.
     """
     basis, centre, steps, bits = (part.astype(np.float64) for part in projection)
-    used = np.arange(8) < bits[:, None]
-    flags = np.zeros((len(rows), *used.shape), np.uint8)
-    flags[:, used] = np.unpackbits(codes[rows], axis=1, bitorder="little")[:, : used.sum()]
-    levels = np.packbits(flags, axis=2, bitorder="little")[:, :, 0]
+    levels = unpack_levels(codes[rows], projection.bits)
     return fill(out, (levels + 0.5 - 2 ** (bits - 1)) * steps @ basis + centre)
+
+
+def pack_levels(levels: Codes, bits: Codes) -> Codes:
+    """Return the codes (N, bytes) of levels (N, R), each below 2 to the power of its bits (R,)."""
+    flags = np.unpackbits(levels[:, :, None], axis=2, bitorder="little")
+    return np.packbits(flags[:, np.arange(8) < bits[:, None]], axis=1, bitorder="little")
+
+
+def unpack_levels(codes: Codes, bits: Codes) -> Codes:
+    """Return the levels (N, R) of codes (N, bytes)."""
+    used = np.arange(8) < bits[:, None]
+    flags = np.zeros((len(codes), *used.shape), np.uint8)
+    flags[:, used] = np.unpackbits(codes, axis=1, bitorder="little")[:, : used.sum()]
+    levels: Codes = np.packbits(flags, axis=2, bitorder="little")[:, :, 0]
+    return levels
