@@ -132,3 +132,13 @@ def clean_name(label: Any) -> str:
     if bad is not None:
         raise InputError(f"class name: expected printable characters only; found {bad!r} in {name[:80]!r}")
     return name
+
+
+def check_timeout(timeout: float) -> None:
+    """Check how long to wait.
+
+    Raises:
+        InputError: it is no time.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 86_400:
+        raise InputError(f"timeout: expected 0 to 86400 seconds; found {timeout!r}")

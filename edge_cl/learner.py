@@ -21,38 +21,37 @@ from edge_cl.backbones import (
     open_backbone,
     reopen_backbone,
 )
+from edge_cl.codecs import DEFAULT_CODEC
+from edge_cl.current import Current
 from edge_cl.devices import ChosenDevice
 from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head
-from edge_cl.inputs import Samples, check_samples, clean_labels, sized
+from edge_cl.inputs import Samples, check_samples, check_timeout, clean_labels, sized
 from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
 from edge_cl.reports import Evaluation, Predictions, UpdateReport, check_none_skipped, check_some_read
+from edge_cl.revision import Revisable
 from edge_cl.samples import LabelledSamples, read_folder
-from edge_cl.state import Settings, StateFile, Version, check_device, utc_now
-from edge_cl.update import Proposal, propose
+from edge_cl.state import HISTORY_BYTES, TIMEOUT, Settings, StateFile, check_device
+from edge_cl.update import PANEL_PER_SAMPLE, Proposal, propose
 
 STRICT = " (strict: nothing was learnt)"
 
 
-class Learner:
+class Learner(Revisable):
     """A classifier that learns. Make one with `create` or `open`; a context manager that closes its file."""
 
     def __init__(self, state: StateFile, backbone: Backbone | None, spec: str | None, device: str | None) -> None:
+        super().__init__(Current(state))
         self._state = state
-        self._settings = state.settings
-        self._device = ChosenDevice(device or self._settings.device)
+        settings = self._current.state.settings
+        self._device = ChosenDevice(device or settings.device)
         try:
-            self._recipe = get_recipe(self._settings.recipe)
-            self._info = BackboneInfo.from_json(self._settings.backbone) if self._settings.backbone else None
+            self._info = BackboneInfo.from_json(settings.backbone) if settings.backbone else None
         except InputError as error:
-            raise StateError(f"{state.name}: damaged: {error}") from None
+            raise StateError(f"{state.name}: damaged: {error}; restore a copy of it") from None
         self._backbone = backbone
         self._backbone_spec = spec
-        self._head: Head | None = None
-        self._memory: Memory | None = None
-        self._version, self._change = 0, -1
-        self._refresh()
 
     @classmethod
     def create(  # noqa: PLR0913 - the contract's arguments
@@ -65,6 +64,10 @@ class Learner:
         device: str = "auto",
         precision: int = 32,
         seed: int = 0,
+        codec: str = DEFAULT_CODEC,
+        selection: str = "reservoir",
+        history_bytes: int = HISTORY_BYTES,
+        timeout: float = TIMEOUT,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> Learner:
         """Return a learner with a new state file.
@@ -73,11 +76,15 @@ class Learner:
             path: of the state file; `:memory:` keeps nothing.
             backbone: None (samples are features (N, D), and the first batch fixes D), `tiny`, an .onnx classifier
                 (`file.onnx#tensor` cuts at that tensor), or a torchvision name.
-            replay_bytes: limit of the stored samples; 0 stores none.
+            replay_bytes: limit of the stored samples, with all that is needed to decode them; 0 stores none.
             recipe: `edge`, `slda`, `ewc`, `replay` or `finetune`.
             device: `auto`, `cpu` or `cuda`.
             precision: 16 extracts features in half precision, where that is done on a GPU.
             seed: of every draw.
+            codec: of the stored samples: `sketch`, `eigen`, `pq`, `int4`, `int8`, `float16` or `float32`.
+            selection: which samples stay: `reservoir` (any) or `herding` (those that stand for their class's mean).
+            history_bytes: limit of what is kept of earlier versions, to roll back to.
+            timeout: seconds to wait for another writer.
             preprocessing: `input_size`, `scale`, `mean`, `std`, `crop` of a backbone that does not say its own.
 
         Raises:
@@ -87,14 +94,17 @@ class Learner:
             StateError: the path exists or cannot be written.
         """
         get_recipe(recipe)
-        settings = Settings("", recipe, replay_bytes, seed, device, precision).checked()
+        check_timeout(timeout)
+        settings = Settings(
+            "", recipe, replay_bytes, seed, device, precision, codec, selection, history_bytes
+        ).checked()
         if preprocessing and backbone is None:
             raise InputError("preprocessing: needs a backbone; pass backbone=... too")
         opened = None
         if backbone is not None:
             opened = open_backbone(os.fspath(backbone), preprocessing, device, precision)
             settings = replace(settings, backbone=opened.info.to_json())
-        state = StateFile.create(os.fspath(path), settings)
+        state = StateFile.create(os.fspath(path), settings, timeout)
         return cls(state, opened, None, device)
 
     @classmethod
@@ -105,6 +115,7 @@ class Learner:
         read_only: bool = False,
         backbone: str | os.PathLike[str] | None = None,
         device: str | None = None,
+        timeout: float = TIMEOUT,
         check: bool = True,
     ) -> Learner:
         """Return the learner of a state file.
@@ -114,16 +125,18 @@ class Learner:
             read_only: `learn` is refused; any number of readers go beside one writer.
             backbone: where the backbone's file is now, if it was moved.
             device: `auto`, `cpu` or `cuda` instead of what the state was made with.
+            timeout: seconds to wait for another writer.
             check: compare the backbone's sha256 now, and not only at its first use.
 
         Raises:
-            InputError: there is no such device.
+            InputError: there is no such device, or the timeout is none.
             StateError: the file is missing, damaged, or no state.
             BackboneMismatchError: the backbone's file has changed.
         """
         spec = os.fspath(backbone) if backbone is not None else None
         check_device(device or "auto")
-        state = StateFile.open(os.fspath(path), read_only=read_only)
+        check_timeout(timeout)
+        state = StateFile.open(os.fspath(path), read_only=read_only, timeout=timeout)
         try:
             learner = cls(state, None, spec, device)
             if learner._info and check:
@@ -148,19 +161,18 @@ class Learner:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; the index of a name is its row in the head."""
-        self._refresh()
-        return self._head.classes if self._head else ()
+        head = self._current.head
+        return head.classes if head else ()
 
     @property
     def version(self) -> int:
-        """Number of the last committed update; 0 before the first."""
-        self._refresh()
-        return self._version
+        """Number of the last committed change; 0 before the first."""
+        return self._current.version
 
     @property
     def recipe(self) -> str:
         """Name of the recipe."""
-        return self._recipe.name
+        return self._current.recipe.name
 
     @property
     def head(self) -> Head:
@@ -169,12 +181,12 @@ class Learner:
         Raises:
             StateError: nothing was learnt yet.
         """
-        self._refresh()
-        if self._head is None:
+        head = self._current.head
+        if head is None or not head.classes:
             raise StateError(
                 f"{self._state.name}: has no classes yet; learn some: edge-cl learn {self._state.name} DIR"
             )
-        return self._head
+        return head
 
     @property
     def backbone_info(self) -> BackboneInfo | None:
@@ -189,25 +201,15 @@ class Learner:
             BackboneError: it is missing, or another one.
         """
         if self._backbone is None and self._info is not None:
-            precision = self._settings.precision
+            precision = self._current.settings.precision
             self._backbone = reopen_backbone(
                 self._info, self._folder, self._backbone_spec, device=self._device.name, precision=precision
             )
         return self._backbone
 
-    @property
-    def state_bytes(self) -> dict[str, int]:
-        """Bytes of each part of the state: head, statistics, fisher, replay, versions."""
-        return self._state.sizes()
-
-    def versions(self) -> tuple[Version, ...]:
-        """Return every committed update, the oldest first."""
-        return self._state.versions()
-
     def replay_usage(self) -> dict[str, int]:
-        """Return bytes, limit, samples and bytes_per_sample of the replay."""
-        memory = self._load() or self._empty(self._info.dim if self._info else 0)
-        return memory.replay.usage()
+        """Return bytes, codebook_bytes, limit, samples and bytes_per_sample of the replay."""
+        return self._current.memory(self._info.dim if self._info else 1).replay.usage()
 
     def learn(
         self,
@@ -247,35 +249,36 @@ class Learner:
         check_some_read(extraction, len(samples))
         extracted = time.perf_counter()
         names = [names[row] for row in extraction.rows]
-        try:
-            return self._commit(extraction, names, min_retention, (start, extracted))
-        except BaseException:
-            self._change = -1  # an interrupt can come just after the commit: ask the file what holds
-            raise
+        return self._commit(extraction, names, min_retention, (start, extracted))
 
     def _commit(
         self, extraction: Extraction, names: list[str], min_retention: float, times: tuple[float, float]
     ) -> UpdateReport:
         """Return the report of the update that was committed or refused, as one transaction."""
         start, extracted = times
-        with self._state.writing():
-            memory, version = self._load(), self._version
-            if memory is not None:  # another learner may have fixed D in the meantime
-                check_samples(extraction.features, memory.head.weights.shape[1], has_backbone=False)
+        current = self._current
+        with current.changing():
+            if current.dim:  # another learner may have fixed D in the meantime
+                check_samples(extraction.features, current.dim, has_backbone=False)
+            memory = current.memory(extraction.features.shape[1])
             proposal = self._propose(memory, extraction.features, names)
-            known = memory.head.classes if memory else ()
-            new_classes = proposal.memory.head.classes[len(known) :]
+            new_classes = proposal.memory.head.classes[len(memory.head.classes) :]
             figures = (proposal.accuracy_before, proposal.accuracy_after, proposal.retention)
             committed = not proposal.forgets(min_retention)
             if committed:
-                version += 1
-                made = (utc_now(), self._settings.recipe, self._settings.seed, len(names), new_classes)
-                seconds = round(time.perf_counter() - extracted, 6)
-                self._state.write(memory, proposal.memory, Version(version, version - 1, *made, *figures, seconds))
-        if committed:
-            self._memory, self._head, self._version = proposal.memory, proposal.memory.head, version
+                version = replace(
+                    current.next_version("learn", proposal.memory),
+                    n_samples=len(names),
+                    new_classes=new_classes,
+                    accuracy_before=proposal.accuracy_before,
+                    accuracy_after=proposal.accuracy_after,
+                    retention=proposal.retention,
+                    seconds=round(time.perf_counter() - extracted, 6),
+                )
+                current.commit(proposal.memory, version)
         times = (time.perf_counter() - start, extracted - start)
-        return UpdateReport(committed, version, new_classes, len(names), *figures, *times, extraction.skipped)
+        report = (committed, current.version, new_classes, len(names), *figures, *times, extraction.skipped)
+        return UpdateReport(*report)
 
     def learn_folder(self, folder: str | os.PathLike[str], **options: Any) -> UpdateReport:
         """Learn a folder of class folders of images; see `learn` for the options."""
@@ -345,46 +348,25 @@ class Learner:
 
         if kind != "model":
             raise InputError(f"kind: expected 'model'; found {kind!r}")
-        head = self.head
-        export_model(Path(path), head, self.backbone, self._version)
+        export_model(Path(path), self.head, self.backbone, self.version)
 
     @property
     def _folder(self) -> Path:
         return Path(self._state.name).resolve().parent
 
-    def _refresh(self) -> None:
-        """Take in what another process has committed."""
-        change = self._state.change
-        if change != self._change:
-            self._head, self._version = self._state.read_head()
-            self._memory, self._change = None, change
-
-    def _load(self) -> Memory | None:
-        """Return all of the memory, read from the file at its first use."""
-        self._refresh()
-        if self._memory is None and self._head is not None:
-            self._memory = self._state.read_memory(self._info.dim if self._info else 0)
-        return self._memory
-
-    def _propose(self, memory: Memory | None, features: Floats, names: list[str]) -> Proposal:
-        has_scatter = self._recipe.anchor == "statistics"
-        if memory is not None and (memory.statistics.scatter is not None) != has_scatter:
-            raise StateError(f"{self._state.name}: damaged: the second moment does not fit the recipe")
-        start = memory or self._empty(features.shape[1])
+    def _propose(self, memory: Memory, features: Floats, names: list[str]) -> Proposal:
+        recipe = self._current.recipe
         try:
-            n_values = features.size + start.replay.records.size * features.shape[1]
-            return self._device.run(lambda device: propose(start, self._recipe, features, names, device), n_values)
+            n_values = features.size * (1 + PANEL_PER_SAMPLE)
+            return self._device.run(lambda device: propose(memory, recipe, features, names, device), n_values)
         except np.linalg.LinAlgError:
             raise StateError(f"{self._state.name}: damaged: its second moment is none; restore a copy") from None
-
-    def _empty(self, dim: int) -> Memory:
-        settings, has_scatter = self._settings, self._recipe.anchor == "statistics"
-        return Memory.empty(dim, has_scatter=has_scatter, replay_bytes=settings.replay_bytes, seed=settings.seed)
+        except StateError as error:
+            raise StateError(f"{self._state.name}: damaged: {error}; restore a copy of it") from None
 
     def _extract(self, samples: Samples, on_progress: Progress) -> Extraction:
         """Return the features of samples of any of the three kinds."""
-        self._refresh()
-        dim = self._info.dim if self._info else self._head.weights.shape[1] if self._head else 0
+        dim = self._info.dim if self._info else self._current.dim
         checked = check_samples(samples, dim, has_backbone=self._info is not None)
         if isinstance(checked, np.ndarray) and checked.ndim == 2:
             return Extraction(checked, np.arange(len(checked)), ())

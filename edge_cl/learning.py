@@ -32,6 +32,7 @@ class Task:
         features: (N, D) float32: the stored samples (S of them), then the batch.
         labels: (N,) rows of the grown head.
         held: (N,) kept from training.
+        exact: (N,) what the statistics were given; what a lossy code was decoded to cannot be left out of them again.
         n_stored: S.
         statistics: of every sample, those of the batch too.
         weights: (K, D) of the grown head, before.
@@ -43,6 +44,7 @@ class Task:
     features: Floats
     labels: Ints
     held: Bools
+    exact: Bools
     n_stored: int
     statistics: Statistics
     weights: Floats
@@ -60,12 +62,14 @@ class Learnt:
         bias: (K,).
         unseen: (N, K) logits of the task's samples, as if it had not seen them where `honest` says so.
         honest: (N,).
+        comparable: (N,) where the answers of the head before can be compared with these.
     """
 
     weights: Floats
     bias: Floats
     unseen: Floats
     honest: Bools
+    comparable: Bools
 
 
 def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
@@ -75,30 +79,54 @@ def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
     """
     space = whiten(task.statistics)
     xp = namespace(space.means)
-    together = task.statistics.counts[task.labels] > 1
+    together = task.exact & (task.statistics.counts[task.labels] > 1)
     shift = xp.zeros((len(space.means), len(space.centre) + 1), dtype=xp.float32)
-    if space.weight is None or not bool(together.any()) or len(space.means) < 2:
+    if space.weight is None or len(space.means) < 2:
         factor = nearest_factor(space.means)
         logits = factor * space.logits(space.transform(task.features))
-        return Learnt(*space.head(factor, shift), logits, xp.zeros_like(together))
+        return Learnt(*space.head(factor, shift), logits, xp.zeros_like(together), ~task.exact)
     z, unseen, learnt = _leave_out(space, task)
-    factor = calibrate(unseen[together], task.labels[together])
+    factor = _temper(space, task, unseen, together)
     unseen *= factor
-    if recipe.trains and 1 < int(task.held.sum()) < len(task.held):
+    if recipe.trains and int((task.held & task.exact).sum()) > 1 and not bool(task.held.all()):
         inputs = ewc.with_one(z)
         offsets = xp.where(task.held[:, None], unseen, factor * learnt)
         shift = _refine(task, inputs, offsets)
         unseen[task.held] += inputs[task.held] @ shift.T
-    return Learnt(*space.head(factor, shift), unseen, together)
+    return Learnt(*space.head(factor, shift), unseen, together, together | ~task.exact)
+
+
+def _temper(space: Whitened, task: Task, unseen: Floats, together: Bools) -> float:
+    """Return the factor on the logits: of the samples that can be left out, and of the head before.
+
+    Where stored samples were decoded from lossy codes, only the batch can be left out. The head before stands for all
+    samples before: its factor is what scales the present logits (N, K) of stored samples best to its own.
+    """
+    stored, n_old = slice(0, task.n_stored), int((task.weights != 0).any(1).sum())
+    n_asked, n_seen = int(together.sum()), int(task.statistics.counts.sum())
+    found = calibrate(unseen[together], task.labels[together]) if n_asked else 0.0
+    if not task.n_stored or bool(task.exact[stored].all()) or n_old < 2:
+        return found or nearest_factor(space.means)
+    before = task.features[stored] @ task.weights[:n_old].T + task.bias[:n_old]
+    present = unseen[stored][:, :n_old]
+    before, present = (logits - logits.mean(1)[:, None] for logits in (before, present))
+    factor = float((before * present).sum() / (present**2).sum().clip(1e-12))
+    if not 0 < factor <= 1:
+        return found or nearest_factor(space.means)
+    share = n_asked / max(n_seen, 1)
+    return factor ** (1 - share) * found**share if found else factor
 
 
 def _leave_out(space: Whitened, task: Task) -> tuple[Floats, Floats, Floats]:
-    """Return z (N, D) and logits (N, K) of the samples as if unseen, and the logits (N, K) as learnt."""
+    """Return z (N, D) and logits (N, K) of the samples as if unseen where that is exact, and the logits as learnt."""
+    xp = namespace(task.features)
     parts: list[tuple[Floats, Floats, Floats]] = []
 
     def run(rows: slice) -> None:
-        learnt = space.transform(task.features[rows])
-        parts.append((*space.leave_one_out(learnt, task.labels[rows]), space.logits(learnt)))
+        learnt, exact = space.transform(task.features[rows]), task.exact[rows][:, None]
+        logits = space.logits(learnt)
+        z, unseen = space.leave_one_out(learnt, task.labels[rows])
+        parts.append((xp.where(exact, z, learnt), xp.where(exact, unseen, logits), logits))
 
     task.device.each(len(task.features), run)
     z, unseen, logits = (namespace(part[0]).concatenate(part) for part in zip(*parts, strict=True))
@@ -109,10 +137,12 @@ def _refine(task: Task, inputs: Floats, offsets: Floats) -> Floats:
     """Return the shift (K, D + 1) from the anchor whose pull the held-out slice likes best; zero if it likes none.
 
     Each pull has to gain two standard errors over the firmer one before it, the first over the anchor: what a few
-    samples gain by chance is not worth leaving the closed form for. The minimum lies in the span of the training
-    samples, so fewer samples than features are trained on in coordinates of that span.
+    samples gain by chance is not worth leaving the closed form for. What was decoded from lossy codes does not judge:
+    it lies nearer to the middle, and likes any head that is louder (Caltech-101, three orders: 90.1 instead of 90.4 %).
+    The minimum lies in the span of the training samples, so fewer samples than features are trained on in coordinates
+    of that span.
     """
-    xp, held, train = namespace(inputs), task.held, ~task.held
+    xp, held, train = namespace(inputs), task.held & task.exact, ~task.held
     basis = None
     if int(train.sum()) < inputs.shape[1]:
         learnt = inputs[train]
@@ -154,7 +184,7 @@ def learn_from_head(task: Task, recipe: Recipe) -> Learnt:
         train[: task.n_stored] = False
     offsets = task.features @ task.weights.T + task.bias
     if not bool(train.any()):
-        return Learnt(task.weights, task.bias, offsets, task.held)
+        return Learnt(task.weights, task.bias, offsets, task.held, task.held)
     xp, inputs = namespace(offsets), ewc.with_one(task.features)
     scale = task.device.kernels.fisher_mse(inputs[train]) ** 0.5
     scale[scale == 0] = 1  # whatever the units of a feature are, the problem is the same
@@ -163,4 +193,4 @@ def learn_from_head(task: Task, recipe: Recipe) -> Learnt:
     objective = Objective(inputs[train] / scale, offsets[train], task.labels[train], weights, pull, task.device)
     shift = minimise(objective, xp.zeros((len(task.bias), len(scale)), dtype=xp.float32)) / scale
     unseen = offsets + inputs @ shift.T
-    return Learnt(task.weights + shift[:, :-1], task.bias + shift[:, -1], unseen, task.held)
+    return Learnt(task.weights + shift[:, :-1], task.bias + shift[:, -1], unseen, task.held, task.held)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from edge_kernels.arrays import Floats
 
+from edge_cl.codecs import DEFAULT_CODEC, open_codec
 from edge_cl.head import Head
 from edge_cl.replay import Replay
 from edge_cl.statistics import Statistics
@@ -29,11 +30,21 @@ class Memory:
     replay: Replay
 
     @classmethod
-    def empty(cls, dim: int, *, has_scatter: bool, replay_bytes: int, seed: int) -> Memory:
-        """Return the memory of a state that has learnt nothing."""
+    def empty(
+        cls,
+        dim: int,
+        *,
+        has_scatter: bool,
+        replay_bytes: int,
+        seed: int,
+        codec: str = DEFAULT_CODEC,
+        selection: str = "reservoir",
+    ) -> Memory:
+        """Return the memory of a state that has learnt nothing; it has a scatter, too, where the codec needs one."""
+        opened = open_codec(codec, dim)
         return cls(
             Head.empty(dim),
-            Statistics.empty(dim, has_scatter=has_scatter),
+            Statistics.empty(dim, has_scatter=has_scatter or opened.needs_scatter),
             np.zeros((0, dim + 1), np.float32),
-            Replay.empty(replay_bytes, dim, seed),
+            Replay.empty(replay_bytes, seed, opened, selection),
         )

@@ -1,15 +1,14 @@
-"""The replay store: a class-balanced sample of the past, bounded in bytes, a slice of it held out from training.
+"""The replay store: a class-balanced sample of the past as codes, bounded in bytes, a slice held out from training.
 
-One record, little-endian, 16 + 2 D bytes, and nothing else counts towards the limit:
+A record is of 6 bytes and a code, little-endian. Beside each record a byte says whether the last update's head got the
+sample right as if unseen. Records, these bytes and the codebook together never pass the limit; nothing else is stored.
 
-| offset | size | type    | name     | meaning |
-|--------|------|---------|----------|---------|
-| 0      | 4    | u32     | label    | row of the class |
-| 4      | 4    | u32     | sequence | the how-manieth sample of its class this was, from 0 |
-| 8      | 4    | f32     | scale    | values are multiplied by it |
-| 12     | 1    | u8      | hit      | did the last update's head get it right as if unseen: 0 no, 1 yes, 2 unknown |
-| 13     | 3    | u8 x 3  | zero     | 0: unaligned values decode at half the speed |
-| 16     | 2 D  | f16 x D | values   | features / scale |
+| offset | size | type | name   | meaning |
+|--------|------|------|--------|---------|
+| 0      | 2    | u16  | label  | row of the class |
+| 2      | 4    | u32  | number | bit 31: held out; below, the how-manieth sample of its class this was, |
+|        |      |      |        | or by herding, unless held out, its place in line |
+| 6      | n    | u8   | code   | see `edge_cl.codecs` |
 """
 
 from __future__ import annotations
@@ -18,17 +17,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from edge_kernels.arrays import Bools, Floats, Ints
+from edge_kernels.arrays import Bools, Codes, Floats, Ints
 from numpy.typing import NDArray
 
-UNKNOWN = 2  # of `hit`: the sample was trained on, or is the only one of its class
+from edge_cl.codecs import Codec, open_codec
+from edge_cl.errors import InputError, StateError
+from edge_cl.statistics import Statistics
+
+SELECTIONS = ("reservoir", "herding")
+UNKNOWN = 2  # of a hit: the sample was not asked, was trained on, or is the only one of its class
 HELD_OUT_EVERY = 5  # one sample in five of each class, its second, seventh, ... is never trained on while stored
+HELD_OUT = 1 << 31
+MAX_CLASSES = 1 << 16
+CODEBOOK_SHARE = 4  # a codebook takes at most a quarter of the bytes
 
 
-def record_type(dim: int) -> np.dtype[Any]:
-    """Return the layout of one record for features of D values."""
-    header = [("label", "<u4"), ("sequence", "<u4"), ("scale", "<f4"), ("hit", "u1"), ("zero", "u1", (3,))]
-    return np.dtype([*header, ("values", "<f2", (dim,))])
+def record_type(code_bytes: int) -> np.dtype[Any]:
+    """Return the layout of one record."""
+    return np.dtype([("label", "<u2"), ("number", "<u4"), ("code", "u1", (code_bytes,))])
 
 
 def is_held_out(sequence: Ints) -> Bools:
@@ -39,35 +45,52 @@ def is_held_out(sequence: Ints) -> Bools:
 
 @dataclass(frozen=True)
 class Replay:
-    """Records in fixed slots.
+    """Records in slots 0 to M - 1; one that stays keeps its slot, unless the store shrinks.
 
     Attributes:
-        limit_bytes: the records' bytes never pass it.
+        limit_bytes: that `n_bytes` never passes.
         seed: of the draw that decides who stays.
-        records: (M,) of `record_type(D)`.
-        slots: (M,) int64 where each record lies, ascending; a kept record never moves.
+        selection: who stays: `reservoir` (a uniform sample of each class) or `herding` (those whose mean follows the
+            mean of their class).
+        codec: of the codes.
+        records: (M,) of `record_type`.
+        hits: (M,) uint8: did the last update's head get it right as if unseen: 0 no, 1 yes, 2 unknown.
     """
 
     limit_bytes: int
     seed: int
+    selection: str
+    codec: Codec
     records: NDArray[np.void]
-    slots: Ints
+    hits: Codes
 
     @classmethod
-    def empty(cls, limit_bytes: int, dim: int, seed: int) -> Replay:
+    def empty(cls, limit_bytes: int, seed: int, codec: Codec, selection: str = "reservoir") -> Replay:
         """Return a store without a record."""
-        return cls(limit_bytes, seed, np.zeros(0, record_type(dim)), np.zeros(0, np.int64))
+        records = np.zeros(0, record_type(codec.n_bytes))
+        return cls(limit_bytes, seed, selection, codec, records, np.zeros(0, np.uint8))
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one sample: label, number, code and hit."""
+        return int(self.records.dtype.itemsize) + 1
 
     @property
     def capacity(self) -> int:
-        """How many records fit."""
-        return int(self.limit_bytes // self.records.dtype.itemsize)
+        """How many samples fit."""
+        if not self.codec.n_bytes:
+            return 0
+        return max(0, self.limit_bytes - len(self.codec.codebook)) // self.record_bytes
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all that is stored."""
+        return self.records.nbytes + self.hits.nbytes + len(self.codec.codebook)
 
     def usage(self) -> dict[str, int]:
-        """Return bytes, limit, samples and bytes_per_sample."""
-        size = self.records.dtype.itemsize
-        used = {"bytes": self.records.nbytes, "limit": self.limit_bytes}
-        return {**used, "samples": len(self.records), "bytes_per_sample": size}
+        """Return bytes (those of the codebook among them), limit, samples and bytes_per_sample."""
+        used = {"bytes": self.n_bytes, "codebook_bytes": len(self.codec.codebook), "limit": self.limit_bytes}
+        return {**used, "samples": len(self.records), "bytes_per_sample": self.record_bytes}
 
     @property
     def labels(self) -> Ints:
@@ -77,68 +100,162 @@ class Replay:
     @property
     def held_out(self) -> Bools:
         """Return (M,), true where a record is kept from training."""
-        return is_held_out(self.records["sequence"])
+        held: Bools = self.records["number"] >= HELD_OUT
+        return held
 
-    def decode(self) -> Floats:
-        """Return the features (M, D) float32."""
-        features: Floats = self.records["values"].astype(np.float32) * self.records["scale"][:, None]
+    def decode(self, statistics: Statistics, rows: Ints) -> Floats:
+        """Return the features (B, D) float32 of some rows (B,), given the statistics of all samples so far.
+
+        Raises:
+            StateError: a record is damaged.
+        """
+        if not len(rows):
+            return np.zeros((0, self.codec.dim), np.float32)
+        features = self.codec.decode(self.records["code"][rows], statistics)
+        if not np.isfinite(features).all():
+            raise StateError("a replay record decodes to numbers that are none")
         return features
 
-    def offer(self, features: Floats, labels: Ints, sequence: Ints) -> tuple[Replay, Ints]:
+    def panel(self, capacity: int) -> Ints:
+        """Return the rows, ascending, that a store of that capacity would have kept."""
+        return np.flatnonzero(self._stay(self.labels, self.records["number"], capacity))
+
+    def offer(self, features: Floats, labels: Ints, sequence: Ints, statistics: Statistics) -> tuple[Replay, Ints]:
         """Return the store after a batch was offered, and where each of its records (M,) came from.
 
-        Every class gets the same room; what a class does not need goes to the others. Within a class, a draw that
-        depends on seed, class and sequence alone decides, which is a uniform sample of all ever offered (Vitter
-        1985) whatever the batches were.
+        Every class gets the same room; what a class does not need goes to the others. By `reservoir`, a draw that
+        depends on seed, class and sequence alone decides within a class, which is a uniform sample of all ever
+        offered (Vitter 1985) whatever the batches were. By `herding`, those of the class's stored and new samples come
+        first whose running mean follows their mean (Rebuffi 2017, alg. 4); the held-out slice is drawn.
 
         Args:
             features: (N, D) float32.
             labels: (N,) rows of the classes.
             sequence: (N,) the how-manieth of its class each one is.
+            statistics: of all samples so far; those of the batch too, where the codec has a codebook.
 
         Returns:
-            The new store, its records in the order of their slots, and (M,) int64: the row in this store, or this
-            store's length plus the row in the batch.
+            The new store, and (M,) int64: the row in this store, or this store's length plus the row in the batch.
+
+        Raises:
+            InputError: there are too many classes, or too many samples of one.
         """
+        if labels.max(initial=0) >= MAX_CLASSES or sequence.max(initial=0) >= HELD_OUT:
+            raise InputError(f"labels: expected at most {MAX_CLASSES} classes of fewer than 2^31 samples; found more")
         n_old = len(self.records)
-        labels_all = np.concatenate([self.labels, labels])
-        sequence_all = np.concatenate([self.records["sequence"].astype(np.int64), sequence])
-        origins = np.flatnonzero(_draw(labels_all, sequence_all, self.capacity, self.seed))
-        taken = origins[origins >= n_old] - n_old
-        old = origins[origins < n_old]
-        free = np.setdiff1d(np.arange(len(origins)), self.slots[old])[: len(taken)]
-        slots = np.concatenate([self.slots[old], free])
-        fresh = _encode(features[taken], labels[taken], sequence[taken])
-        order = np.argsort(slots)
-        records = np.concatenate([self.records[old], fresh])[order]
-        return replace(self, records=records, slots=slots[order]), origins[order]
+        store = self
+        if self.limit_bytes and self.codec.is_stale(int(statistics.counts.sum())):
+            store = self._refit(features, statistics)
+        numbers: Ints = (sequence + np.where(is_held_out(sequence), HELD_OUT, 0)).astype(np.uint32)
+        numbers_old = store.records["number"]
+        if self.selection == "herding":
+            numbers_old, numbers = store._line_up(features, labels, numbers, statistics)
+        labels_all = np.concatenate([store.labels, labels])
+        numbers_all = np.concatenate([numbers_old, numbers])
+        stays = np.flatnonzero(store._stay(labels_all, numbers_all, store.capacity))
+        origins = _place(stays, n_old)
+        old, new = origins < n_old, origins >= n_old
+        records = np.zeros(len(origins), store.records.dtype)
+        records[old] = store.records[origins[old]]
+        taken = origins[new] - n_old
+        if len(taken):
+            fresh = np.zeros(len(taken), records.dtype)
+            fresh["label"], fresh["code"] = labels[taken], store.codec.encode(features[taken])
+            records[new] = fresh
+        records["number"] = numbers_all[origins]
+        hits = np.full(len(origins), UNKNOWN, np.uint8)
+        hits[old] = store.hits[origins[old]]
+        return replace(store, records=records, hits=hits), origins
 
-    def mark(self, hits: Bools, known: Bools) -> Replay:
-        """Return the store with `hit` set to hits (M,) where they are known (M,)."""
-        records = self.records.copy()
-        records["hit"] = np.where(known, hits, UNKNOWN)
-        return replace(self, records=records)
+    def keep(self, rows: Ints, labels: Ints) -> Replay:
+        """Return the store of some of its rows (M',), ascending, with new labels (M',)."""
+        order = _place(rows, len(self.records))
+        records, hits = self.records[order], self.hits[order]
+        records["label"] = labels[np.searchsorted(rows, order)]
+        return replace(self, records=records, hits=hits)
+
+    def resize(self, limit_bytes: int, statistics: Statistics) -> Replay:
+        """Return the store within another limit: of each class those stay that would have been kept all along.
+
+        Args:
+            limit_bytes: the new limit.
+            statistics: of all samples so far, for a codebook that takes too much of it and is fitted anew.
+        """
+        store = replace(self, limit_bytes=limit_bytes)
+        if len(self.codec.codebook) * CODEBOOK_SHARE > limit_bytes:
+            store = store.refit(statistics)
+        rows = store.panel(store.capacity)
+        return store.keep(rows, store.labels[rows])
+
+    def refit(self, statistics: Statistics) -> Replay:
+        """Return the store with a codebook, where it has one, of what it holds and nothing else."""
+        if not self.codec.codebook:
+            return self
+        return self._refit(np.zeros((0, self.codec.dim), np.float32), statistics)
+
+    def mark(self, rows: Ints, hits: Codes) -> Replay:
+        """Return the store with the hits (B,) of some rows (B,); of all others they are forgotten if codes are exact.
+
+        What an exact sample is worth is asked anew in each update that sees it, and must be of the last head.
+        """
+        marks = np.full(len(self.hits), UNKNOWN, np.uint8) if self.codec.is_exact else self.hits.copy()
+        marks[rows] = hits
+        return replace(self, hits=marks)
+
+    def _stay(self, labels: Ints, numbers: Ints, capacity: int) -> Bools:
+        """Return which of the candidates (N,) stay, at most `capacity`, as many of each class as can be."""
+        from edge_kernels.cpu import balanced_reservoir, draw_priority
+
+        held, sequence = numbers >= HELD_OUT, numbers.astype(np.int64) % HELD_OUT
+        drawn = draw_priority(labels, sequence, seed=self.seed)
+        if self.selection == "herding":
+            drawn = np.where(held, drawn, sequence.astype(np.uint64))
+        order = np.lexsort((drawn, held, labels))
+        role = labels[order] * 2 + held[order]
+        rank = np.arange(len(order)) - np.searchsorted(role, role)
+        share = 1 / HELD_OUT_EVERY  # of a class's room that the held-out slice gets, its first after one to train on
+        turn = np.empty(len(labels))
+        turn[order] = np.where(held[order], (rank + share) / share, rank / (1 - share))
+        return balanced_reservoir(labels, turn, capacity=capacity)
+
+    def _refit(self, features: Floats, statistics: Statistics) -> Replay:
+        """Return the store with a codebook for its own samples and the batch (N, D), all that it holds coded anew.
+
+        It may be more than its capacity: that depends on the codebook.
+        """
+        samples = np.concatenate([stored := self.decode(statistics, np.arange(len(self.records))), features])
+        codec = open_codec(self.codec.name, self.codec.dim)
+        if len(samples):
+            codec = codec.fit(samples, statistics, self.limit_bytes // CODEBOOK_SHARE)
+        if not codec.n_bytes:
+            return Replay.empty(self.limit_bytes, self.seed, codec, self.selection)
+        records = np.zeros(len(self.records), record_type(codec.n_bytes))
+        records["label"], records["number"] = self.records["label"], self.records["number"]
+        if len(records):
+            records["code"] = codec.encode(stored)
+        return replace(self, codec=codec, records=records)
+
+    def _line_up(self, features: Floats, labels: Ints, numbers: Ints, statistics: Statistics) -> tuple[Ints, Ints]:
+        """Return numbers of the records (M,) and of the batch (N,), the classes of the batch herded anew."""
+        from edge_kernels.cpu import herd
+
+        stored: Ints = self.records["number"].copy()
+        fresh: Ints = numbers.copy()
+        for label in np.unique(labels):
+            rows = np.flatnonzero((self.records["label"] == label) & ~self.held_out)
+            batch = np.flatnonzero((labels == label) & (numbers < HELD_OUT))
+            both = np.concatenate([self.decode(statistics, rows), features[batch]])
+            line = np.full(len(both), len(both), np.uint32)
+            chosen = herd(both, n_chosen=min(len(both), self.capacity))
+            line[chosen] = np.arange(len(chosen))
+            stored[rows], fresh[batch] = line[: len(rows)], line[len(rows) :]
+        return stored, fresh
 
 
-def _encode(features: Floats, labels: Ints, sequence: Ints) -> NDArray[np.void]:
-    """Return records (N,) of features (N, D), each scaled so that its largest value is 1."""
-    records = np.zeros(len(features), record_type(features.shape[1]))
-    scale = np.abs(features).max(axis=1, initial=0)
-    scale[scale == 0] = 1
-    records["label"], records["sequence"], records["scale"] = labels, sequence, scale
-    records["values"] = features / scale[:, None]
-    return records
-
-
-def _draw(labels: Ints, sequence: Ints, capacity: int, seed: int) -> Bools:
-    """Return which of the candidates (M,) stay, at most `capacity`, as many of each class as can be."""
-    from edge_kernels.cpu import balanced_reservoir, draw_priority
-
-    held = is_held_out(sequence)
-    order = np.lexsort((draw_priority(labels, sequence, seed=seed), held, labels))
-    role = labels[order] * 2 + held[order]
-    rank = np.arange(len(order)) - np.searchsorted(role, role)
-    share = 1 / HELD_OUT_EVERY  # of a class's room that the held-out slice gets, its first after one to train on
-    turn = np.empty(len(labels))
-    turn[order] = np.where(held[order], (rank + share) / share, rank / (1 - share))
-    return balanced_reservoir(labels, turn, capacity=capacity)
+def _place(stays: Ints, n_old: int) -> Ints:
+    """Return the candidates (M,) in the order of their slots: an old one keeps its own where that is below M."""
+    origins = np.full(len(stays), -1, np.int64)
+    settled = stays[stays < min(n_old, len(stays))]
+    origins[settled] = settled
+    origins[origins < 0] = np.setdiff1d(stays, settled)
+    return origins

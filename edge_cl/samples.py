@@ -188,6 +188,28 @@ def read_features(path: str | os.PathLike[str]) -> Any:
     return arrays["X"]
 
 
+def read_class(path: str | os.PathLike[str], name: str) -> Any:
+    """Return the samples of one class: paths, or features (N, D).
+
+    Args:
+        path: a folder of its images, a folder of class folders, a .csv, or an .npz (with y, or of this class alone).
+        name: of the class.
+
+    Raises:
+        InputError: there are none.
+    """
+    source = Path(path)
+    if source.is_dir() and not (source / name).is_dir():
+        return list_images(source).samples
+    if source.suffix.lower() == ".npz" and "y" not in _read_arrays(source):
+        return read_features(source)
+    found = read_samples(source)
+    rows = [n for n, label in enumerate(found.labels) if str(label) == name]
+    if not rows:
+        raise InputError(f"{source}: expected samples of {name!r}; found none of {len(found.labels)}")
+    return found.samples[rows] if isinstance(found.samples, np.ndarray) else [found.samples[n] for n in rows]
+
+
 def _read_arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as data:

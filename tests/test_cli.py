@@ -45,7 +45,15 @@ def cam(tmp_path: Path, photos: Photos, command: list[str]) -> Path:
 def test_a_users_day(tmp_path: Path, photos: Photos, command: list[str]) -> None:
     cam, root = tmp_path / "cam.ecl", photos("door", "mail box")
     made = as_json(command, "new", cam, "--replay", "500kB", "--seed", 3)
-    assert made == {"state": str(cam), "backbone": "tiny", "dim": 256, "recipe": "edge", "replay_bytes": 500_000}
+    assert made == {
+        "state": str(cam),
+        "backbone": "tiny",
+        "dim": 256,
+        "recipe": "edge",
+        "replay_bytes": 500_000,
+        "codec": "sketch",
+        "history_bytes": 32_000_000,
+    }
     (root / "door" / "broken.jpg").write_bytes(b"x")
     learnt = as_json(command, "learn", cam, root)
     assert {key: learnt[key] for key in ("committed", "version", "new_classes", "n_samples", "retention")} == {
@@ -70,7 +78,7 @@ def test_a_users_day(tmp_path: Path, photos: Photos, command: list[str]) -> None
     assert (info["version"], info["classes"]) == (1, ["door", "mail box"])
     assert set(info["backbone"]) == {"name", "sha256", "dim"}
     assert set(info["state_bytes"]) == {"head", "statistics", "fisher", "replay", "versions"}
-    assert set(info["replay"]) == {"bytes", "limit", "samples", "bytes_per_sample"}
+    assert set(info["replay"]) == {"bytes", "codebook_bytes", "limit", "samples", "bytes_per_sample"}
     assert [v["version"] for v in as_json(command, "log", cam)["versions"]] == [1]
     exported = as_json(command, "export", cam, tmp_path / "cam.onnx")
     assert exported["bytes"] == (tmp_path / "cam.onnx").stat().st_size
@@ -88,6 +96,11 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
         "export": [cam, cam.parent / "c.onnx"],
         "info": [cam],
         "log": [cam],
+        "diff": [cam, 1, 1],
+        "rollback": [cam, 1],
+        "forget": [cam, "door"],
+        "set": [cam, "--replay", "20kB", "--history", "1MB"],
+        "check": [cam],
         "demo": ["--out", cam.parent],
     }
     done = run(command, name, *inputs[name])
@@ -209,7 +222,7 @@ def test_photos_of_every_kind_are_learnt_and_broken_ones_only_listed(
     assert report["n_samples"] == 9
     assert {Path(item["path"]).name for item in report["skipped"]} == {"cut.jpg", "empty.jpg", "text.jpg", "huge.png"}
     with Learner.open(cam, read_only=True) as learner:
-        assert learner._load().statistics.counts.tolist() == [6, 6, 9]  # type: ignore[union-attr]
+        assert learner._current.memory().statistics.counts.tolist() == [6, 6, 9]
 
 
 def test_output_that_cannot_be_written_or_encoded_is_no_traceback(

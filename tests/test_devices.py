@@ -201,7 +201,7 @@ def test_half_precision_is_for_a_gpu(tmp_path: Path, command: list[str]) -> None
     with Learner.open(path) as learner:
         assert learner.backbone is not None
         assert not is_on_gpu(learner.backbone.session)  # auto: 32 bits on this machine, 16 where there is a GPU
-        assert learner._settings.precision == 16
+        assert learner._current.settings.precision == 16
 
 
 SIMULATED = """

@@ -72,7 +72,7 @@ def test_log_and_bytes_tell_what_happened() -> None:
         assert (second.parent, second.new_classes, second.recipe, second.seed) == (1, ("c4",), "edge", 0)
         sizes = learner.state_bytes
         assert set(sizes) == {"head", "statistics", "fisher", "replay", "versions"}
-        assert sizes["head"] == 5 * (DIM + 1) * 4 + 10
+        assert sizes["head"] == 5 * (DIM + 1) * 4 + len('["c0", "c1", "c2", "c3", "c4"]')
         assert sizes["statistics"] == 5 * 8 + 5 * DIM * 4 + DIM * (DIM + 1) // 2 * 4
         usage = learner.replay_usage()
         assert (
@@ -235,7 +235,7 @@ def test_unreadable_photos_are_skipped_or_refused(tmp_path: Path, photos: Photos
         report = learner.learn_folder(root)
         assert report.n_samples == 12
         assert sorted(Path(item.path).name for item in report.skipped) == ["broken.jpg", "empty.png"]
-        assert learner._load().statistics.counts.sum() == 12  # type: ignore[union-attr]
+        assert learner._current.memory().statistics.counts.sum() == 12
         with pytest.raises(InputError, match=r"broken\.jpg"):
             learner.predict([str(root / "a" / "broken.jpg")])
         found = learner.predict([str(root / "a" / "broken.jpg"), str(root / "a" / "0.png")], strict=False)

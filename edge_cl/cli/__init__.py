@@ -17,7 +17,12 @@ COMMANDS = {
     "eval": "Measure accuracy on labelled samples.",
     "export": "Write the learnt classifier as ONNX.",
     "info": "Show classes, backbone and bytes of a state.",
-    "log": "Show every committed update.",
+    "log": "Show every committed change.",
+    "diff": "Show what changed between two versions.",
+    "rollback": "Make an earlier version current again.",
+    "forget": "Remove a class, and its bytes from the file.",
+    "set": "Change the budget of stored samples or of earlier versions.",
+    "check": "Verify that a state is whole.",
     "demo": "Learn handwritten digits, five first and then one by one, offline.",
 }
 

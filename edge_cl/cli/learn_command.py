@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge_cl.cli.options import AnyPath, backbone_option, device_option, json_option, state_argument
+from edge_cl.cli.options import AnyPath, backbone_option, device_option, json_option, state_argument, timeout_option
 from edge_cl.cli.output import note, note_skipped, progress, show_json, show_table, skipped_rows
 from edge_cl.learner import Learner
 from edge_cl.reports import UpdateReport
@@ -21,6 +21,7 @@ from edge_cl.samples import read_samples
 @click.option("--strict", is_flag=True, help="Learn nothing if one file cannot be read.")
 @backbone_option
 @device_option
+@timeout_option
 @json_option
 def command(state: str, samples: str, min_retention: float, strict: bool, as_json: bool, **where: Any) -> None:
     """Learn SAMPLES: a folder of class folders, a .csv of path,label, or an .npz of features X and labels y."""

@@ -8,8 +8,10 @@ import click
 
 from edge_cl.cli.options import Bytes, Number, Numbers, json_option, state_argument
 from edge_cl.cli.output import show_json, show_table
+from edge_cl.codecs import CODECS, DEFAULT_CODEC
 from edge_cl.learner import Learner
 from edge_cl.recipes import RECIPES
+from edge_cl.replay import SELECTIONS
 from edge_cl.state import DEVICES, MEMORY, PRECISIONS
 
 
@@ -23,6 +25,16 @@ from edge_cl.state import DEVICES, MEMORY, PRECISIONS
 )
 @click.option(
     "--replay", "replay_bytes", type=Bytes(), default="1MB", show_default=True, help="Bytes of stored samples."
+)
+@click.option("--codec", type=click.Choice(CODECS), default=DEFAULT_CODEC, show_default=True, help="Of stored samples.")
+@click.option("--selection", type=click.Choice(SELECTIONS), default="reservoir", show_default=True, help="Who stays.")
+@click.option(
+    "--history",
+    "history_bytes",
+    type=Bytes(),
+    default="32MB",
+    show_default=True,
+    help="Bytes of earlier versions, to roll back to.",
 )
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="edge", show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
@@ -58,6 +70,8 @@ def command(state: str, backbone: str, as_json: bool, **options: Any) -> None:
         "dim": info.dim if info else None,
         "recipe": options["recipe"],
         "replay_bytes": options["replay_bytes"],
+        "codec": options["codec"],
+        "history_bytes": options["history_bytes"],
     }
     if as_json:
         show_json(facts)

@@ -8,13 +8,20 @@ from typing import Any
 
 import click
 
-from edge_cl.state import DEVICES
+from edge_cl.state import DEVICES, TIMEOUT
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout instead of a table.")
 device_option = click.option("--device", type=click.Choice(DEVICES), help="Instead of what the state was made with.")
 backbone_option = click.option("--backbone", metavar="FILE", help="Where the backbone's file is now, if it was moved.")
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(0, 86_400),
+    default=TIMEOUT,
+    show_default=True,
+    help="Seconds to wait for a writer.",
+)
 
 
 class AnyPath(click.Path):

@@ -1,67 +1,72 @@
 """What stands in a state file.
 
-An SQLite database in WAL mode, `application_id` 0x45434C31 ("ECL1"), `user_version` the format's, now 1. Numbers in
-blobs are little-endian, rows one after another.
+An SQLite database in WAL mode, `application_id` 0x45434C31 ("ECL1"), `user_version` the format's, now 2. Numbers in
+blobs are little-endian, rows one after another; digests are BLAKE2b of 16 bytes.
 
-| table    | column   | type    | meaning |
-|----------|----------|---------|---------|
-| settings | key      | text    | `backbone`, `recipe`, `replay_bytes`, `seed`, `device`, `precision` |
-|          | value    | text    | of `backbone`: JSON, or empty where samples are features |
-| classes  | row      | integer | row of the head, from 0 |
-|          | name     | text    | |
-| arrays   | name     | text    | `weights` (K, D) f4, `bias` (K,) f4, `counts` (K,) i8, `means` (K, D) f4, |
-|          |          |         | `scatter` f4: the lower triangle of (D, D) row by row, or empty, |
-|          |          |         | `fisher` (K, D + 1) or (0, D + 1) f4 |
-|          | dtype    | text    | `<f4` or `<i8` |
-|          | shape    | text    | JSON list |
-|          | data     | blob    | |
-| replay   | slot     | integer | from 0 |
-|          | record   | blob    | see `edge_cl.replay` |
-| versions | version  | integer | from 1; the last one is what the other tables hold |
-|          | parent   | integer | 0: the empty state |
-|          | entry    | text    | JSON: time (UTC), recipe, seed, samples and classes learnt, the report's figures |
+| table    | column  | type    | meaning |
+|----------|---------|---------|---------|
+| settings | key     | text    | `backbone`, `recipe`, `replay_bytes`, `seed`, `device`, `precision`, |
+|          |         |         | `codec`, `selection`, `history_bytes`; `erasing`: 1 while what was forgotten may be |
+|          |         |         | in free pages |
+|          | value   | text    | of `backbone`: JSON, or empty where samples are features |
+| chunks   | id      | integer | from 1; a chunk never changes |
+|          | data    | blob    | a piece of a part |
+| kept     | version | integer | that can be restored; the last one is the current one |
+|          | header  | text    | JSON: `dim` D, `bytes` of each part |
+|          | ids     | blob    | i8 of the chunks of all parts, in the order of `edge_cl.state.parts`; none twice |
+|          | sums    | blob    | digests of these chunks |
+|          | digest  | blob    | digest of `header`, then `sums`: of the content, wherever its chunks are |
+| log      | slot    | integer | version modulo the number of slots: the oldest lines are overwritten |
+|          | line    | blob    | zeros, or see `edge_cl.state.versions` |
+| births   | version | integer | of the log |
+|          | name    | text    | class that was new in it; in the order of appearance |
+
+A version's parts share the chunks that they have in common with the version before. Nothing else is in the file: with a
+table, view or trigger more it is refused. Format 1 (tables settings, classes, arrays, replay, versions; no digests) is
+upgraded by `edge_cl.state.upgrade`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from typing import Any
 
-import numpy as np
-from edge_kernels.arrays import Floats, Ints
-
-from edge_cl.errors import InputError, StateError
+from edge_cl.codecs import DEFAULT_CODEC, check_codec
+from edge_cl.errors import InputError
+from edge_cl.replay import SELECTIONS
 
 APPLICATION_ID = 0x45434C31
-FORMAT = 1
+FORMAT = 2
 
-TABLES = """
-CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE classes (row INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE arrays (name TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE replay (slot INTEGER PRIMARY KEY, record BLOB NOT NULL);
-CREATE TABLE versions (version INTEGER PRIMARY KEY, parent INTEGER NOT NULL, entry TEXT NOT NULL);
-"""
+TABLES = {
+    "settings": "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "chunks": "CREATE TABLE chunks (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    "kept": "CREATE TABLE kept (version INTEGER PRIMARY KEY, header TEXT NOT NULL, ids BLOB NOT NULL, "
+    "sums BLOB NOT NULL, digest BLOB NOT NULL)",
+    "log": "CREATE TABLE log (slot INTEGER PRIMARY KEY, line BLOB NOT NULL)",
+    "births": "CREATE TABLE births (version INTEGER NOT NULL, name TEXT NOT NULL)",
+}
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = (32, 16)
-BLOCK = 64  # rows and columns mirrored at a time
-DTYPES = ("<f4", "<i8")
+HISTORY_BYTES = 32_000_000
+NUMBERS = ("replay_bytes", "seed", "precision", "history_bytes")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `create` fixed.
+    """What `create` fixed, and `set` may change.
 
     Attributes:
         backbone: its description as JSON, or empty where samples are features.
         recipe: its name.
-        replay_bytes: limit of the replay records.
+        replay_bytes: limit of the replay.
         seed: of every draw.
         device: `auto`, `cpu` or `cuda`.
         precision: of the backbone on the GPU, 32 or 16 bits.
+        codec: of the replay.
+        selection: of the replay, `reservoir` or `herding`.
+        history_bytes: limit of what is kept of earlier versions.
     """
 
     backbone: str
@@ -70,6 +75,9 @@ class Settings:
     seed: int
     device: str
     precision: int = 32
+    codec: str = DEFAULT_CODEC
+    selection: str = "reservoir"
+    history_bytes: int = HISTORY_BYTES
 
     def checked(self) -> Settings:
         """Return the settings.
@@ -78,14 +86,36 @@ class Settings:
             InputError: one is out of its range.
         """
         check_device(self.device)
+        check_codec(self.codec)
+        if self.selection not in SELECTIONS:
+            raise InputError(f"selection: expected one of {', '.join(SELECTIONS)}; found {self.selection!r}")
         if self.precision not in PRECISIONS or isinstance(self.precision, bool):
             raise InputError(f"precision: expected 32 or 16 bits; found {self.precision!r}")
         if self.precision == 16 and self.device == "cpu":
             raise InputError("precision: 16 bits need device cuda, or auto where there may be one; found device cpu")
-        for name, value in (("replay_bytes", self.replay_bytes), ("seed", self.seed)):
+        for name in ("replay_bytes", "seed", "history_bytes"):
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
                 raise InputError(f"{name}: expected a whole number of at least 0; found {value!r}")
         return self
+
+    def to_rows(self) -> list[tuple[str, str]]:
+        """Return the rows of the table."""
+        return [(key, str(value)) for key, value in asdict(self).items()]
+
+    @classmethod
+    def from_rows(cls, rows: list[tuple[str, str]]) -> Settings:
+        """Return what `to_rows` wrote.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        values: dict[str, Any] = {key: value for key, value in rows if key != "erasing"}
+        values |= {key: int(values[key]) for key in NUMBERS if key in values}
+        try:
+            return cls(**values).checked()
+        except TypeError as error:
+            raise ValueError(str(error).replace("Settings.__init__() ", "")) from None
 
 
 def check_device(name: str) -> None:
@@ -96,92 +126,3 @@ def check_device(name: str) -> None:
     """
     if name not in DEVICES:
         raise InputError(f"device: expected one of {', '.join(DEVICES)}; found {name!r}")
-
-
-@dataclass(frozen=True)
-class Version:
-    """A committed update.
-
-    Attributes:
-        version: its number, from 1.
-        parent: the version it was made from.
-        created: UTC, ISO 8601.
-        recipe: name of the recipe.
-        seed: of the draws.
-        n_samples: learnt in this update.
-        new_classes: names that were new.
-        accuracy_before: see `UpdateReport`.
-        accuracy_after: see `UpdateReport`.
-        retention: see `UpdateReport`.
-        seconds: of the update without decoding and extraction.
-    """
-
-    version: int
-    parent: int
-    created: str
-    recipe: str
-    seed: int
-    n_samples: int
-    new_classes: tuple[str, ...]
-    accuracy_before: float
-    accuracy_after: float
-    retention: float
-    seconds: float
-
-    def to_row(self) -> tuple[int, int, str]:
-        """Return the row of the table."""
-        entry = asdict(self)
-        return entry.pop("version"), entry.pop("parent"), json.dumps(entry, ensure_ascii=False)
-
-    @classmethod
-    def from_row(cls, version: int, parent: int, entry: str) -> Version:
-        """Return what `to_row` wrote."""
-        values = json.loads(entry)
-        return cls(version, parent, **{**values, "new_classes": tuple(values["new_classes"])})
-
-
-def utc_now() -> str:
-    """Return the time for a version's `created`."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def encode_array(name: str, array: Floats | Ints) -> tuple[str, str, str, bytes]:
-    """Return the row of the table `arrays`."""
-    dtype = "<f4" if array.dtype.kind == "f" else "<i8"
-    return name, dtype, json.dumps(array.shape), np.ascontiguousarray(array, dtype=dtype).tobytes()
-
-
-def decode_array(dtype: str, shape: str, data: bytes) -> Floats | Ints:
-    """Return the array of a row.
-
-    Raises:
-        StateError: the three do not fit together.
-    """
-    sides = json.loads(shape)
-    is_shape = isinstance(sides, list) and all(isinstance(side, int) and side >= 0 for side in sides)
-    if dtype not in DTYPES or not is_shape or math.prod(sides) * int(dtype[2]) != len(data):
-        raise StateError(f"an array of {len(data)} bytes does not have dtype {dtype} and shape {shape}")
-    array: Floats | Ints = np.frombuffer(data, dtype).reshape(sides).astype(dtype[1:])
-    return array
-
-
-def pack_triangle(matrix: Floats | None) -> Floats:
-    """Return the lower triangle of a symmetric (D, D) row by row, (D (D + 1) / 2,); nothing for None."""
-    if matrix is None:
-        return np.zeros(0, np.float32)
-    return np.concatenate([row[: d + 1] for d, row in enumerate(matrix)])
-
-
-def unpack_triangle(triangle: Floats, dim: int) -> Floats | None:
-    """Return what `pack_triangle` took of a (dim, dim)."""
-    if not len(triangle):
-        return None
-    full, start = np.zeros((dim, dim), np.float32), 0
-    for d, row in enumerate(full):  # by rows: a boolean mask takes four times as long
-        row[: d + 1] = triangle[start : start + d + 1]
-        start += d + 1
-    for top in range(0, dim, BLOCK):  # by blocks, for the whole transposed misses the cache at every value
-        below = top + BLOCK
-        full[top:below, below:] = full[below:, top:below].T
-        full[top:below, top:below] += np.tril(full[top:below, top:below], -1).T
-    return full

@@ -1,0 +1,174 @@
+"""Memory as named parts of bytes, and back; the parts as chunks.
+
+| part     | type and shape                  | chunk | meaning |
+|----------|---------------------------------|-------|---------|
+| classes  | JSON list of K texts, UTF-8     | 4,000 | names |
+| weights  | f4 (K, D)                       | 64,000 | of the head |
+| bias     | f4 (K,)                         | 4,000 | |
+| counts   | i8 (K,)                         | 4,000 | samples seen |
+| means    | f4 (K, D)                       | 4,000 | |
+| scatter  | f4: the lower triangle of (D, D) row by row, or none | 64,000 | |
+| fisher   | f4 (K, D + 1) or none           | 64,000 | |
+| records  | (M,) of `edge_cl.replay`        | 4,000 | |
+| hits     | u1 (M,)                         | 4,000 | |
+| codebook | see `edge_cl.codecs`            | 64,000 | |
+
+A part's last chunk is as long as what is left. What changes in places has chunks of about a page.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from edge_kernels.arrays import Floats, Ints
+
+from edge_cl.codecs import open_codec
+from edge_cl.errors import StateError
+from edge_cl.head import Head
+from edge_cl.memory import Memory
+from edge_cl.replay import HELD_OUT, UNKNOWN, Replay, record_type
+from edge_cl.state.schema import Settings
+from edge_cl.statistics import Statistics
+
+PAGE_LIKE, BULK = 4_000, 64_000
+CHUNK_BYTES = {
+    "classes": PAGE_LIKE,
+    "weights": BULK,
+    "bias": PAGE_LIKE,
+    "counts": PAGE_LIKE,
+    "means": PAGE_LIKE,
+    "scatter": BULK,
+    "fisher": BULK,
+    "records": PAGE_LIKE,
+    "hits": PAGE_LIKE,
+    "codebook": BULK,
+}
+BLOCK = 64  # rows and columns mirrored at a time
+
+Parts = dict[str, bytes]
+
+
+def to_parts(memory: Memory) -> Parts:
+    """Return the parts of a memory, in the order of `CHUNK_BYTES`."""
+    statistics, replay = memory.statistics, memory.replay
+    return {
+        "classes": encode_names(memory.head.classes),
+        "weights": memory.head.weights.astype("<f4", copy=False).tobytes(),
+        "bias": memory.head.bias.astype("<f4", copy=False).tobytes(),
+        "counts": statistics.counts.astype("<i8", copy=False).tobytes(),
+        "means": statistics.means.astype("<f4", copy=False).tobytes(),
+        "scatter": pack_triangle(statistics.scatter).astype("<f4", copy=False).tobytes(),
+        "fisher": memory.fisher.astype("<f4", copy=False).tobytes(),
+        "records": replay.records.tobytes(),
+        "hits": replay.hits.tobytes(),
+        "codebook": replay.codec.codebook,
+    }
+
+
+def head_from(parts: Parts, dim: int) -> Head:
+    """Return the head of the parts `classes`, `weights` and `bias`.
+
+    Raises:
+        StateError: they do not fit together.
+    """
+    classes = decode_names(parts["classes"])
+    return Head(classes, _floats(parts, "weights", (len(classes), dim)), _floats(parts, "bias", (len(classes),)))
+
+
+def memory_from(parts: Parts, dim: int, settings: Settings) -> Memory:
+    """Return the memory of all parts.
+
+    Raises:
+        StateError: they do not fit together.
+    """
+    head = head_from(parts, dim)
+    n_classes = len(head.classes)
+    if len(parts["counts"]) != 8 * n_classes:
+        raise StateError(f"counts of {len(parts['counts'])} bytes do not fit {n_classes} classes")
+    counts = np.frombuffer(parts["counts"], "<i8").astype(np.int64)
+    if (counts < 1).any() or (counts >= HELD_OUT).any():
+        raise StateError("a class without samples, or of more than there can be")
+    scatter = None
+    if parts["scatter"]:
+        scatter = unpack_triangle(_floats(parts, "scatter", (dim * (dim + 1) // 2,)), dim)
+    statistics = Statistics(counts, _floats(parts, "means", (n_classes, dim)), scatter)
+    fisher = _floats(parts, "fisher", (n_classes if parts["fisher"] else 0, dim + 1))
+    return Memory(head, statistics, fisher, _replay_from(parts, dim, settings, counts, scatter is not None))
+
+
+def _replay_from(parts: Parts, dim: int, settings: Settings, counts: Ints, has_scatter: bool) -> Replay:
+    codec = open_codec(settings.codec, dim, parts["codebook"])
+    if codec.needs_scatter and not has_scatter:
+        raise StateError(f"codec {codec.name} without a second moment")
+    layout = record_type(codec.n_bytes)
+    if len(parts["records"]) != len(parts["hits"]) * layout.itemsize:
+        raise StateError(f"{len(parts['records'])} bytes of replay records do not fit {len(parts['hits'])} samples")
+    records = np.frombuffer(parts["records"], layout).copy()
+    hits = np.frombuffer(parts["hits"], np.uint8).copy()
+    if len(records):
+        stored = np.bincount(records["label"], minlength=len(counts))
+        if len(stored) > len(counts) or (stored > counts).any() or hits.max() > UNKNOWN:
+            raise StateError("replay records of classes or samples that are not there")
+    return Replay(settings.replay_bytes, settings.seed, settings.selection, codec, records, hits)
+
+
+def _floats(parts: Parts, name: str, shape: tuple[int, ...]) -> Floats:
+    if len(parts[name]) != 4 * int(np.prod(shape, dtype=object)):
+        raise StateError(f"{name} of {len(parts[name])} bytes does not have the shape {shape}")
+    array: Floats = np.frombuffer(parts[name], "<f4").reshape(shape).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise StateError(f"{name} of numbers that are none")
+    return array
+
+
+def encode_names(names: tuple[str, ...]) -> bytes:
+    """Return the part `classes`."""
+    return json.dumps(names).encode("ascii")
+
+
+def decode_names(data: bytes) -> tuple[str, ...]:
+    """Return the names of the part `classes`.
+
+    Raises:
+        StateError: they are none.
+    """
+    names = parse_json(data)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise StateError("names of classes that are none")
+    if len(set(names)) != len(names):
+        raise StateError("two classes of one name")
+    return tuple(names)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        StateError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        raise StateError("a text that is no JSON") from None
+
+
+def pack_triangle(matrix: Floats | None) -> Floats:
+    """Return the lower triangle of a symmetric (D, D) row by row, (D (D + 1) / 2,); nothing for None."""
+    if matrix is None:
+        return np.zeros(0, np.float32)
+    return np.concatenate([row[: d + 1] for d, row in enumerate(matrix)])
+
+
+def unpack_triangle(triangle: Floats, dim: int) -> Floats:
+    """Return what `pack_triangle` took of a (dim, dim)."""
+    full, start = np.zeros((dim, dim), np.float32), 0
+    for d, row in enumerate(full):  # by rows: a boolean mask takes four times as long
+        row[: d + 1] = triangle[start : start + d + 1]
+        start += d + 1
+    for top in range(0, dim, BLOCK):  # by blocks, for the whole transposed misses the cache at every value
+        below = top + BLOCK
+        full[top:below, below:] = full[below:, top:below].T
+        full[top:below, top:below] += np.tril(full[top:below, top:below], -1).T
+    return full
