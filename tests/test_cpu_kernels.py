@@ -405,6 +405,9 @@ def test_selection_of_every_form_agrees(form: str) -> None:
     a = FORMS[form](x + 5)
     for n_chosen in (0, 1, 20, 60):
         np.testing.assert_array_equal(cpu.herd(a, n_chosen=n_chosen), reference.herd(a, n_chosen=n_chosen))
+        goal = a[:1].mean(axis=0) + np.float32(0.25)
+        followed = cpu.herd(a, n_chosen=n_chosen, mean=goal)
+        np.testing.assert_array_equal(followed, reference.herd(a, n_chosen=n_chosen, mean=goal))
     order = np.random.default_rng(1).random(60)
     order[::7] = 0.5
     for capacity in (0, 1, 13, 60, 99):

@@ -261,6 +261,9 @@ def test_herding_chooses_what_the_reference_does(
     found = cuda.herd(put(x, kind, form), n_chosen=5)
     np.testing.assert_array_equal(get(found), reference.herd(x, n_chosen=5))
     assert get(found).dtype == np.int64
+    goal = halves(1, 3)[0]
+    found = cuda.herd(put(x, kind, form), n_chosen=5, mean=put(goal, kind, form))
+    np.testing.assert_array_equal(get(found), reference.herd(x, n_chosen=5, mean=goal))
 
 
 def test_herding_more_than_there_are_is_refused_and_none_are_none() -> None:

@@ -180,6 +180,15 @@ def test_every_herded_sample_brings_the_mean_of_the_chosen_as_near_as_any_other_
         assert found == chosen[-1]
 
 
+def test_another_mean_is_followed_as_if_the_samples_lay_around_it() -> None:
+    x, mean = groups(3), np.array([0.5, -1.0, 2.0, 0.25])[: groups(3).shape[1]]
+    chosen: list[int] = []
+    for found in reference.herd(x, n_chosen=len(x), mean=mean).tolist():
+        others = [n for n in range(len(x)) if n not in chosen]
+        chosen.append(min(others, key=lambda n: float(np.linalg.norm(x[[*chosen, n]].mean(axis=0) - mean))))
+        assert found == chosen[-1]
+
+
 @given(rows=st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), min_size=1, max_size=12), data=st.data())
 @settings(deadline=None)
 def test_herding_never_takes_a_sample_twice_even_of_equal_ones(

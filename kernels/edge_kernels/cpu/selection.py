@@ -39,17 +39,23 @@ def balanced_reservoir(labels: Ints, order: Floats | NDArray[np.uint64], *, capa
     return stays
 
 
-def herd(features: Floats, *, n_chosen: int) -> Ints:
+def herd(features: Floats, *, n_chosen: int, mean: Floats | None = None) -> Ints:
     """See reference.herd.
 
     Raises:
         KernelError: a shape or type does not fit, or more are to be chosen than there are.
     """
-    HostShapes().check("features", features, "N D")
+    shapes = HostShapes()
+    shapes.check("features", features, "N D")
     n_rows, dim = features.shape
+    if mean is not None:
+        shapes.check("mean", mean, "D")
     if not 0 <= n_chosen <= n_rows:
         raise KernelError(f"n_chosen: expected 0 to {n_rows}, the samples; found {n_chosen}")
-    centre = features.mean(axis=0, dtype=np.float64) if n_rows else np.zeros(dim)
+    if mean is not None:
+        centre = mean.astype(np.float64)
+    else:
+        centre = features.mean(axis=0, dtype=np.float64) if n_rows else np.zeros(dim)
     scores, chosen = np.empty(n_rows), np.empty(n_chosen, np.int64)
     squares, total, target = np.empty(n_rows), np.zeros(dim), centre.astype(np.float32)
     offset = target - centre  # what the rounding of the centre leaves

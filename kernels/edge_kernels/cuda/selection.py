@@ -44,28 +44,32 @@ def balanced_reservoir(labels: DeviceArray, order: DeviceArray, *, capacity: int
     return place.send(reference.balanced_reservoir(*host, capacity=capacity))
 
 
-def herd(features: DeviceArray, *, n_chosen: int) -> DeviceArray:
+def herd(features: DeviceArray, *, n_chosen: int, mean: DeviceArray | None = None) -> DeviceArray:
     """See `reference.herd`.
 
     Raises:
         KernelError: there are not as many samples.
     """
-    place, (x,) = settle(features=features)
-    Shapes().check("features", x, "N D")
+    place, (x, wanted) = settle(features=features, mean=mean)
+    shapes = Shapes()
+    shapes.check("features", x, "N D")
+    if wanted is not None:
+        shapes.check("mean", wanted, "D")
     n_samples, dim = x.shape
     if not 0 <= n_chosen <= n_samples:
         raise KernelError(f"n_chosen: expected 0 to {n_samples}, the samples; found {n_chosen}")
     chosen = place.empty(n_chosen, dtype="int64")
     if n_chosen == 0:
         return chosen
-    mean, goal = place.zeros(dim, dtype="float64"), place.empty(dim, dtype="float64")
-    for _, block in place.blocks(x):
-        place.launch(_sum_rows, dim, block, mean)
-    place.launch(_start, max(dim, n_chosen), mean, n_samples, goal, chosen)
+    total, goal = place.zeros(dim, dtype="float64"), place.empty(dim, dtype="float64")
+    averaged = x if wanted is None else wanted.reshape(1, dim)
+    for _, block in place.blocks(averaged):
+        place.launch(_sum_rows, dim, block, total)
+    place.launch(_start, max(dim, n_chosen), total, averaged.shape[0], goal, chosen)  # the total becomes the mean
     n_candidates = min(n_samples, MAX_CANDIDATES)
     best = place.empty(n_candidates, dtype="float64"), place.empty(n_candidates, dtype="int64")
     for turn in range(n_chosen):
-        _choose(place, x, turn, (chosen, mean, goal), best)
+        _choose(place, x, turn, (chosen, total, goal), best)
     return chosen
 
 

@@ -41,18 +41,20 @@ def balanced_reservoir(labels: Ints, order: Floats | NDArray[np.uint64], *, capa
     return stays
 
 
-def herd(features: Floats, *, n_chosen: int) -> Ints:
-    """Return the samples (m,) whose running mean follows the mean of all, the best first (Rebuffi 2017, alg. 4).
+def herd(features: Floats, *, n_chosen: int, mean: Floats | None = None) -> Ints:
+    """Return the samples (m,) whose running mean follows a mean, the best first (Rebuffi 2017, alg. 4).
 
     Args:
         features: (N, D) of one class.
         n_chosen: m, at most N.
+        mean: (D,) to be followed; None: that of the samples.
     """
     x = features.astype(np.float64)
+    goal = x.mean(axis=0) if mean is None else mean.astype(np.float64)
     chosen: list[int] = []
     for _ in range(n_chosen):
         means = (x[chosen].sum(axis=0) + x) / (len(chosen) + 1)
-        distances = np.square(x.mean(axis=0) - means).sum(axis=1)
+        distances = np.square(goal - means).sum(axis=1)
         distances[chosen] = np.inf
         chosen.append(int(distances.argmin()))
     return np.array(chosen, np.int64)
