@@ -108,7 +108,7 @@ def whiten(statistics: Statistics) -> Whitened:
         scatter = scatter + between.T @ between
         degrees += n_classes - 1
     degrees = max(degrees, 1)
-    units = _far_units(scatter)
+    units = far_units(scatter.diagonal() ** 0.5)
     if units is not None:
         scatter = scatter / (units[:, None] * units)
     shrinkage = oracle_shrinkage(scatter, degrees)
@@ -122,17 +122,19 @@ def whiten(statistics: Statistics) -> Whitened:
     return Whitened(centre, whitener, between @ whitener.T, statistics.counts, weight)
 
 
-def _far_units(scatter: Floats) -> Floats | None:
+def far_units(deviation: Floats) -> Floats | None:
     """Return what to divide each feature (D,) by: 1 but for those whose deviation is 10 x beyond the median one.
 
     None where there are no such features.
+
+    Args:
+        deviation: (D,) of the features, or any multiple of it.
     """
-    deviation = scatter.diagonal() ** 0.5
     if not bool((deviation > 0).any()):
         return None
-    middle = float(namespace(scatter).quantile(deviation[deviation > 0], 0.5))
+    middle = float(namespace(deviation).quantile(deviation[deviation > 0], 0.5))
     near = deviation.clip(middle / MAX_SPREAD, middle * MAX_SPREAD)
-    units: Floats = namespace(scatter).where(deviation > 0, deviation / near, 1.0)
+    units: Floats = namespace(deviation).where(deviation > 0, deviation / near, 1.0)
     return units if bool((units != 1).any()) else None
 
 

@@ -111,7 +111,8 @@ class Replay:
         """
         if not len(rows):
             return np.zeros((0, self.codec.dim), np.float32)
-        features = self.codec.decode(self.records["code"][rows], statistics)
+        with np.errstate(over="ignore", invalid="ignore"):
+            features = self.codec.decode(self.records["code"][rows], statistics)
         if not np.isfinite(features).all():
             raise StateError("a replay record decodes to numbers that are none")
         return features
@@ -124,7 +125,7 @@ class Replay:
         """Return the store after a batch was offered, and where each of its records (M,) came from.
 
         Every class gets the same room; what a class does not need goes to the others. By `reservoir`, a draw that
-        depends on seed, class and sequence alone decides within a class, which is a uniform sample of all ever
+        depends on seed and sequence alone decides within a class, which is a uniform sample of all ever
         offered (Vitter 1985) whatever the batches were. By `herding`, those of the class's stored and new samples come
         first whose running mean follows their mean (Rebuffi 2017, alg. 4); the held-out slice is drawn.
 
@@ -144,7 +145,7 @@ class Replay:
             raise InputError(f"labels: expected at most {MAX_CLASSES} classes of fewer than 2^31 samples; found more")
         n_old = len(self.records)
         store = self
-        if self.limit_bytes and self.codec.is_stale(int(statistics.counts.sum())):
+        if self.limit_bytes and self.codec.is_stale(int(statistics.counts.sum()), features):
             store = self._refit(features, statistics)
         numbers: Ints = (sequence + np.where(is_held_out(sequence), HELD_OUT, 0)).astype(np.uint32)
         numbers_old = store.records["number"]
@@ -183,15 +184,14 @@ class Replay:
         """
         store = replace(self, limit_bytes=limit_bytes)
         if len(self.codec.codebook) * CODEBOOK_SHARE > limit_bytes:
-            store = store.refit(statistics)
-        rows = store.panel(store.capacity)
-        return store.keep(rows, store.labels[rows])
+            return store.refit(statistics)
+        return store._cut()
 
     def refit(self, statistics: Statistics) -> Replay:
         """Return the store with a codebook, where it has one, of what it holds and nothing else."""
         if not self.codec.codebook:
             return self
-        return self._refit(np.zeros((0, self.codec.dim), np.float32), statistics)
+        return self._refit(np.zeros((0, self.codec.dim), np.float32), statistics)._cut()
 
     def mark(self, rows: Ints, hits: Codes) -> Replay:
         """Return the store with the hits (B,) of some rows (B,); of all others they are forgotten if codes are exact.
@@ -202,12 +202,17 @@ class Replay:
         marks[rows] = hits
         return replace(self, hits=marks)
 
+    def _cut(self) -> Replay:
+        """Return the store of those that fit."""
+        rows = self.panel(self.capacity)
+        return self.keep(rows, self.labels[rows])
+
     def _stay(self, labels: Ints, numbers: Ints, capacity: int) -> Bools:
         """Return which of the candidates (N,) stay, at most `capacity`, as many of each class as can be."""
         from edge_kernels.cpu import balanced_reservoir, draw_priority
 
         held, sequence = numbers >= HELD_OUT, numbers.astype(np.int64) % HELD_OUT
-        drawn = draw_priority(labels, sequence, seed=self.seed)
+        drawn = draw_priority(np.zeros_like(labels), sequence, seed=self.seed)  # a class's row can change
         if self.selection == "herding":
             drawn = np.where(held, drawn, sequence.astype(np.uint64))
         order = np.lexsort((drawn, held, labels))
@@ -226,7 +231,9 @@ class Replay:
         samples = np.concatenate([stored := self.decode(statistics, np.arange(len(self.records))), features])
         codec = open_codec(self.codec.name, self.codec.dim)
         if len(samples):
-            codec = codec.fit(samples, statistics, self.limit_bytes // CODEBOOK_SHARE)
+            codec = self.codec.fit(samples, statistics, self.limit_bytes // CODEBOOK_SHARE)
+        if codec is self.codec:
+            return self
         if not codec.n_bytes:
             return Replay.empty(self.limit_bytes, self.seed, codec, self.selection)
         records = np.zeros(len(self.records), record_type(codec.n_bytes))
@@ -241,15 +248,30 @@ class Replay:
 
         stored: Ints = self.records["number"].copy()
         fresh: Ints = numbers.copy()
+        asked = np.flatnonzero(np.isin(self.records["label"], labels) & ~self.held_out)
+        decoded = self.decode(statistics, asked)
+        everyone = np.concatenate([self.labels, labels]), np.concatenate([stored, fresh])
+        room = np.bincount(everyone[0][self._stay(*everyone, self.capacity)])  # who stays changes, how many does not
         for label in np.unique(labels):
-            rows = np.flatnonzero((self.records["label"] == label) & ~self.held_out)
+            own = self.records["label"][asked] == label
             batch = np.flatnonzero((labels == label) & (numbers < HELD_OUT))
-            both = np.concatenate([self.decode(statistics, rows), features[batch]])
+            both = np.concatenate([decoded[own], features[batch]])
             line = np.full(len(both), len(both), np.uint32)
-            chosen = herd(both, n_chosen=min(len(both), self.capacity))
+            mean = self._mean_with(features[labels == label], int(label), statistics)
+            chosen = herd(both, n_chosen=min(len(both), int(room[label]) if label < len(room) else 0), mean=mean)
             line[chosen] = np.arange(len(chosen))
-            stored[rows], fresh[batch] = line[: len(rows)], line[len(rows) :]
+            stored[asked[own]], fresh[batch] = line[: int(own.sum())], line[int(own.sum()) :]
         return stored, fresh
+
+    def _mean_with(self, batch: Floats, label: int, statistics: Statistics) -> Floats:
+        """Return the mean (D,) of a class with its samples of the batch (n, D); see `offer` for the statistics."""
+        mean: Floats = batch.mean(axis=0, dtype=np.float64)
+        if self.codec.has_codebook:
+            mean = statistics.means[label]
+        elif label < len(statistics.counts):
+            n_before = int(statistics.counts[label])
+            mean += n_before / (n_before + len(batch)) * (statistics.means[label] - mean)
+        return mean
 
 
 def _place(stays: Ints, n_old: int) -> Ints:

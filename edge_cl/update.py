@@ -21,6 +21,7 @@ from edge_cl.replay import UNKNOWN, Replay
 from edge_cl.statistics import Statistics
 
 PANEL = 256  # stored samples that an update works on at least: as many as it can within a tenth of a second at D = 1280
+MEANS = 1024  # class means that a head is asked about at a time
 PANEL_PER_SAMPLE = 4  # and for each new sample, since a large batch takes long anyway
 
 
@@ -199,5 +200,8 @@ def _ask_means(head: Head, means: Floats) -> Bools:
     """Return (K,) whether the head gives each class mean (K, D) to its own class."""
     if not head.classes:
         return np.zeros(len(means), bool)
-    hits: Bools = head.logits(means).argmax(axis=1) == np.arange(len(means))
+    hits = np.zeros(len(means), bool)
+    for start in range(0, len(means), MEANS):
+        rows = np.arange(start, min(start + MEANS, len(means)))
+        hits[rows] = head.logits(means[rows]).argmax(axis=1) == rows
     return hits

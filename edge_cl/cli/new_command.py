@@ -8,7 +8,7 @@ import click
 
 from edge_cl.cli.options import Bytes, Number, Numbers, json_option, state_argument
 from edge_cl.cli.output import show_json, show_table
-from edge_cl.codecs import CODECS, DEFAULT_CODEC
+from edge_cl.codecs import AUTO, CODECS, DEFAULT_CODEC
 from edge_cl.learner import Learner
 from edge_cl.recipes import RECIPES
 from edge_cl.replay import SELECTIONS
@@ -26,7 +26,9 @@ from edge_cl.state import DEVICES, MEMORY, PRECISIONS
 @click.option(
     "--replay", "replay_bytes", type=Bytes(), default="1MB", show_default=True, help="Bytes of stored samples."
 )
-@click.option("--codec", type=click.Choice(CODECS), default=DEFAULT_CODEC, show_default=True, help="Of stored samples.")
+@click.option(
+    "--codec", type=click.Choice([AUTO, *CODECS]), default=DEFAULT_CODEC, show_default=True, help="Of stored samples."
+)
 @click.option("--selection", type=click.Choice(SELECTIONS), default="reservoir", show_default=True, help="Who stays.")
 @click.option(
     "--history",

@@ -26,7 +26,7 @@ class Codec(ABC):
         has_codebook: whether it needs one, fitted to samples.
         is_exact: whether what is decoded is as good as the sample itself, so that statistics which hold the one can be
             asked what they would be without the other. At 4 bits that is no longer so: of ten samples of each of 30
-            classes, 71 % instead of 94 % would be right.
+            classes, 71 % instead of 94 % would be right; at 8 bits, with raw sensors, neither.
     """
 
     needs_scatter = False
@@ -47,8 +47,13 @@ class Codec(ABC):
     def decode(self, codes: Codes, statistics: Statistics) -> Floats:
         """Return features (N, D) float32 of codes (N, n_bytes), given the statistics of all samples so far."""
 
-    def is_stale(self, n_seen: int) -> bool:  # noqa: ARG002
-        """Return whether the codebook should be fitted anew, `n_seen` samples having been seen in all."""
+    def is_stale(self, n_seen: int, features: Floats) -> bool:  # noqa: ARG002
+        """Return whether the codebook should be fitted anew, before features (N, D) are encoded.
+
+        Args:
+            n_seen: samples so far, these too.
+            features: that come now.
+        """
         return False
 
     def fit(self, features: Floats, statistics: Statistics, limit_bytes: int) -> Codec:  # noqa: ARG002

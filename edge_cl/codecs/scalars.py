@@ -51,7 +51,6 @@ class Integers(Codec):
     def __init__(self, dim: int, n_bits: int) -> None:
         super().__init__(f"int{n_bits}", dim, 6 + (dim * n_bits + 7) // 8)
         self.n_bits = n_bits
-        self.is_exact = n_bits == 8
 
     def encode(self, features: Floats) -> Codes:
         """See Codec.encode."""

@@ -24,7 +24,8 @@ from edge_cl.codecs.scalars import bytes_of, values_of
 from edge_cl.statistics import Statistics
 
 MIN_BITS, MAX_BITS = 3, 8
-BLOCK = 64  # coordinates
+BLOCK = 64  # coordinates, at most
+SMALLEST = 1e-30  # mean square that float32 has digits for
 RIDGE = 1e-4  # of the mean square: variance of what no sample has shown yet
 GAUSSIAN_ERRORS = (0.3634, 0.1188, 0.0374, 0.0115, 0.0035, 0.0010, 0.0003, 0.0001)  # of those steps (Max 1960)
 
@@ -79,7 +80,9 @@ class Sketch(Codec):
         shrinkage = oracle_shrinkage(statistics.scatter, degrees)
         spread = float(np.trace(statistics.scatter)) / (degrees * self.dim)
         squares = np.square(between, dtype=np.float64).sum() + np.square(centre, dtype=np.float64).sum()
-        energy = spread + float(squares) / self.dim or 1.0  # all is divided by it: any unit of the features will do
+        energy = spread + float(squares) / self.dim  # all is divided by it, so that the ridge has no unit
+        if energy < SMALLEST:
+            energy = 1.0
         crossed = _measure(statistics.scatter, self.n_directions)
         crossed *= (1 - shrinkage) / (degrees * energy)
         crossed += (directions @ between.T / energy) @ between
@@ -117,12 +120,12 @@ def random_blocks(dim: int, n_directions: int) -> tuple[tuple[Ints, Floats], ...
     from edge_kernels.cpu import draw_priority
 
     order = np.argsort(draw_priority(np.zeros(dim, np.int64), np.arange(dim), seed=0))
-    blocks = []
-    for start in range(0, dim, BLOCK):
-        rows = order[start : start + BLOCK]
+    blocks, start = [], 0
+    for rows in np.array_split(order, -(-dim // BLOCK)):
         n_rows = n_directions * (start + len(rows)) // dim - n_directions * start // dim
         places = np.arange(len(rows) * n_rows)
         numbers = draw_priority(np.full_like(places, 1 + start), places, seed=0) / 2.0**64 - 0.5
         square, upper = np.linalg.qr(numbers.reshape(len(rows), n_rows).astype(np.float32))
         blocks.append((rows, np.ascontiguousarray((square * np.sign(upper.diagonal())).T)))
+        start += len(rows)
     return tuple(blocks)
