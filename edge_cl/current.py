@@ -65,10 +65,10 @@ class Current:
         self._refresh()
         if self._memory is None and self._head is not None:
             self._memory = self.state.read_memory()
-        empty = self._empty(self.dim or dim)
         if self._memory is None:
-            return empty
-        if (self._memory.statistics.scatter is None) != (empty.statistics.scatter is None):
+            return self._empty(dim)
+        needs_scatter = self.recipe.anchor == "statistics" or self._memory.replay.codec.needs_scatter
+        if (self._memory.statistics.scatter is not None) != needs_scatter:
             raise StateError(f"{self.state.name}: damaged: its second moment does not fit the recipe; restore a copy")
         return self._memory
 

@@ -14,7 +14,7 @@ from edge_cl.recipes import Recipe
 from edge_cl.statistics import Statistics
 from edge_cl.update import propose
 
-MEAN_TOLERANCE = 1e-3  # of a mean's largest value: extraction on another machine differs by less, another photo by more
+MEAN_TOLERANCE = 1e-3  # of the largest value: extraction on another machine differs by less, another photo by more
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def without_class(memory: Memory, name: str, recipe: Recipe, features: Floats | 
 
     Raises:
         InputError: the samples are not those that the class was learnt from.
+        LinAlgError: the memory is damaged.
     """
     head, statistics = memory.head, memory.statistics
     row = head.classes.index(name)
@@ -74,7 +75,11 @@ def without_class(memory: Memory, name: str, recipe: Recipe, features: Floats | 
         try:
             made = propose(made, recipe, np.zeros((0, head.weights.shape[1]), np.float32), []).memory
         except np.linalg.LinAlgError:
-            raise InputError("samples: expected those that the class was learnt from; found others") from None
+            if features is None:
+                raise
+            raise InputError(
+                "samples: taken out, they leave no second moment in float32; forget the class without them"
+            ) from None
     else:
         remains.append("what the rows of other classes learnt from its samples")
     return made, tuple(remains)
@@ -91,7 +96,7 @@ def _scatter_without(statistics: Statistics, row: int, features: Floats | None) 
         if len(features) != n_samples:
             raise InputError(f"samples: expected the {n_samples} that the class was learnt from; found {len(features)}")
         apart = float(np.abs(features.mean(axis=0, dtype=np.float64) - mean).max())
-        if apart > MEAN_TOLERANCE * float(np.abs(mean).max()):
+        if apart > MEAN_TOLERANCE * float(np.abs(features).max()):
             raise InputError("samples: expected those that the class was learnt from; found others: their mean differs")
     if features is None or statistics.scatter is None:
         return statistics.scatter

@@ -39,7 +39,8 @@ class Head:
 
     def logits(self, features: Floats) -> Floats:
         """Return (N, K) float32 for features (N, D)."""
-        logits: Floats = features @ self.weights.T + self.bias
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits: Floats = features @ self.weights.T + self.bias
         return logits
 
     def predict(self, features: Floats) -> Floats:

@@ -81,7 +81,8 @@ class Learner(Revisable):
             device: `auto`, `cpu` or `cuda`.
             precision: 16 extracts features in half precision, where that is done on a GPU.
             seed: of every draw.
-            codec: of the stored samples: `sketch`, `eigen`, `pq`, `int4`, `int8`, `float16` or `float32`.
+            codec: of the stored samples: `auto` (`float16` below D = 512, else `sketch`), `sketch`, `eigen`, `pq`,
+                `int4`, `int8`, `float16` or `float32`.
             selection: which samples stay: `reservoir` (any) or `herding` (those that stand for their class's mean).
             history_bytes: limit of what is kept of earlier versions, to roll back to.
             timeout: seconds to wait for another writer.
@@ -276,8 +277,9 @@ class Learner(Revisable):
                     seconds=round(time.perf_counter() - extracted, 6),
                 )
                 current.commit(proposal.memory, version)
+            number = current.version
         times = (time.perf_counter() - start, extracted - start)
-        report = (committed, current.version, new_classes, len(names), *figures, *times, extraction.skipped)
+        report = (committed, number, new_classes, len(names), *figures, *times, extraction.skipped)
         return UpdateReport(*report)
 
     def learn_folder(self, folder: str | os.PathLike[str], **options: Any) -> UpdateReport:
@@ -312,6 +314,8 @@ class Learner(Revisable):
         extraction = self._extract(sized(samples), on_progress)
         if strict:
             check_none_skipped(extraction.skipped)
+        if not np.isfinite(head.logits(extraction.features)).all():
+            raise StateError(f"{self._state.name}: damaged: a head that gives no numbers; restore a copy of it")
         return Predictions.rank(head, extraction, top)
 
     def evaluate(self, samples: Samples, labels: Sequence[Any], *, on_progress: Progress = int) -> Evaluation:

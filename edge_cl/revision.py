@@ -9,9 +9,9 @@ from dataclasses import replace
 from edge_cl.backbones import Extraction, Progress
 from edge_cl.comparison import RowChange, compare
 from edge_cl.current import Current
-from edge_cl.errors import InputError
+from edge_cl.errors import InputError, StateError
 from edge_cl.forgetting import ForgetReport, without_class
-from edge_cl.inputs import Samples, sized
+from edge_cl.inputs import Samples, clean_labels, sized
 from edge_cl.reports import check_none_skipped
 from edge_cl.state import Version
 
@@ -74,7 +74,7 @@ class Revisable(ABC):
             on_progress: called with the number of samples that went through the backbone.
 
         Returns:
-            What was removed, and what was not; the bytes are gone from the file by then.
+            What was removed, and what was not; the bytes are gone from the file by then, or it says so.
 
         Raises:
             InputError: there is no such class, or the samples are not its own.
@@ -82,6 +82,7 @@ class Revisable(ABC):
         """
         current = self._current
         current.state.check_writable()
+        (class_name,) = clean_labels([class_name], 1)
         self._check_class(class_name)
         features = None
         if samples is not None:
@@ -96,7 +97,11 @@ class Revisable(ABC):
             made, remains = without_class(memory, class_name, current.recipe, features)
             version = current.commit_change("forget", made)
             current.state.forget_history((class_name,))
-        current.state.erase()
+        try:
+            current.state.erase()
+        except StateError as error:
+            text = str(error).removeprefix(f"{current.state.name}: ")
+            remains = (*remains, f"its bytes in free space, until the file is next written to: {text}")
         n_samples, n_stored = int(memory.statistics.counts[row]), int((memory.replay.labels == row).sum())
         return ForgetReport(version.version, class_name, n_samples, n_stored, n_kept, remains)
 
@@ -123,7 +128,7 @@ class Revisable(ABC):
             limit = current.settings.replay_bytes
             if memory.replay.n_bytes > limit:
                 current.commit_change("set", replace(memory, replay=memory.replay.resize(limit, memory.statistics)))
-        current.forget_cache()
+            current.forget_cache()
         return self.state_bytes
 
     def diff(self, before: int, after: int) -> tuple[RowChange, ...]:

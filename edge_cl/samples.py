@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_cl.backbones import Skipped
 from edge_cl.errors import InputError
+from edge_cl.inputs import clean_labels
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
@@ -199,12 +200,13 @@ def read_class(path: str | os.PathLike[str], name: str) -> Any:
         InputError: there are none.
     """
     source = Path(path)
-    if source.is_dir() and not (source / name).is_dir():
+    (name,) = clean_labels([name], 1)
+    if source.is_dir() and not any(entry.is_dir() for entry in source.iterdir() if not _is_hidden(entry.name)):
         return list_images(source).samples
     if source.suffix.lower() == ".npz" and "y" not in _read_arrays(source):
         return read_features(source)
     found = read_samples(source)
-    rows = [n for n, label in enumerate(found.labels) if str(label) == name]
+    rows = [n for n, label in enumerate(clean_labels(found.labels, len(found.labels))) if label == name]
     if not rows:
         raise InputError(f"{source}: expected samples of {name!r}; found none of {len(found.labels)}")
     return found.samples[rows] if isinstance(found.samples, np.ndarray) else [found.samples[n] for n in rows]

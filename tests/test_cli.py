@@ -51,7 +51,7 @@ def test_a_users_day(tmp_path: Path, photos: Photos, command: list[str]) -> None
         "dim": 256,
         "recipe": "edge",
         "replay_bytes": 500_000,
-        "codec": "sketch",
+        "codec": "auto",
         "history_bytes": 32_000_000,
     }
     (root / "door" / "broken.jpg").write_bytes(b"x")

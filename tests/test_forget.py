@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,21 +149,49 @@ def test_the_last_class_can_be_forgotten_too(tmp_path: Path) -> None:
     assert not list(check_file(str(path)))
 
 
-def test_an_erasure_that_a_reader_held_up_is_finished_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_opening", [True, False])
+def test_an_erasure_that_a_reader_held_up_is_finished_later(tmp_path: Path, by_opening: bool) -> None:
     path = tmp_path / "a.ecl"
     x, names = three()
     with Learner.create(path, timeout=0.1) as learner, Learner.open(path, read_only=True) as reader:
         learner.learn(x, [{"c1": "Mrs Miller"}.get(name, name) for name in names])
         with reader._state.reading():
             reader._state._connection.execute("SELECT count(*) FROM chunks").fetchone()
-            with pytest.raises(TimeoutError, match="cannot be erased while another process reads it"):
-                learner.forget("Mrs Miller")
+            *_, text = learner.forget("Mrs Miller").remains
+            assert "its bytes in free space" in text
+            assert "cannot be erased while another process reads it" in text
         assert learner.classes == ("c0", "c2")
         assert any("not erased yet" in problem for problem in check_file(str(path)))
-    with Learner.open(path) as learner:
-        assert learner.classes == ("c0", "c2")
+        if by_opening:
+            Learner.open(path).close()
+        else:
+            learner.learn(x[:2], names[:2], min_retention=0)
         assert not list(check_file(str(path)))
     assert b"Mrs Miller" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "options", [{"replay_bytes": 0}, {"replay_bytes": 30}, {"codec": "eigen", "replay_bytes": 200}]
+)
+def test_a_class_is_forgotten_where_nothing_is_stored(recipe: str, options: dict[str, Any]) -> None:
+    x, names = three()
+    with Learner.create(":memory:", recipe=recipe, **options) as learner:
+        learner.learn(x, names)
+        before = learner.predict(x[12:]).probabilities
+        learner.forget("c0")
+        assert learner.evaluate(x[12:], names[12:]).accuracy == 1.0
+        after = learner.predict(x[12:]).probabilities
+        certain = before[:, 1:] / before[:, 1:].sum(axis=1, keepdims=True)
+        assert np.abs(after - certain).max() < 0.2  # the temperature is that of the head before, or near it
+
+
+def test_names_are_cleaned_as_they_were_when_they_were_learnt() -> None:
+    x, names = three()
+    with Learner.create(":memory:") as learner:
+        learner.learn(x, [{"c0": "1", "c1": "caf\u00e9"}.get(name, name) for name in names])
+        assert learner.forget(1).class_name == "1"  # type: ignore[arg-type]
+        assert learner.forget(" cafe\u0301 ").class_name == "caf\u00e9"
 
 
 def test_the_command_line_forgets_photos_too(tmp_path: Path, photos: Photos, command: list[str]) -> None:

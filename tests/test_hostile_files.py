@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from edge_cl import Learner
+from edge_cl.codecs.learnt import HEADER
 from edge_cl.state import store
 from edge_cl.state.parts import Parts
 from edge_cl.state.versions import n_lines
@@ -158,12 +159,13 @@ FORGERIES: dict[str, tuple[str, int | None, dict[str, Change | bytes]]] = {
     "a codebook that the codec has not": ("edge", None, {"codebook": bytes(100)}),
     "a codebook for another D": ("eigen", None, {"codebook": lambda data: data[:12] + bytes(4) + data[16:-8]}),
     "a codebook of endless directions": ("eigen", None, {"codebook": record(8, b"\xff\xff\xff\xff")}),
-    "a codebook of no bits": ("eigen", None, {"codebook": record(16, b"\x00")}),
+    "a codebook of no bits": ("eigen", None, {"codebook": record(HEADER.size, b"\x00")}),
     "a codebook of steps that are none": (
         "eigen",
         None,
         {"codebook": lambda data: data[:16] + b"\xff" * 99 + data[115:]},
     ),
+    "a codebook of a loss that is none": ("eigen", None, {"codebook": record(HEADER.size - 4, b"\x00\x00\xc0\x7f")}),
     "codes without a codebook": ("eigen", None, {"codebook": b"", "records": bytes(30), "hits": bytes(5)}),
 }
 
@@ -198,6 +200,7 @@ def forge(path: Path, dim: int | None, changes: dict[str, Change | bytes]) -> No
         connection.execute("DELETE FROM kept")
         connection.execute("DELETE FROM chunks")
         store.add_version(connection, kept.version, kept.dim if dim is None else dim, parts, 0)
+        store.seal(connection)
         connection.execute("COMMIT")
 
 

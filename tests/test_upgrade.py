@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +148,36 @@ def test_power_that_fails_before_the_swap_leaves_the_old_file(tmp_path: Path, mo
         StateFile.open(str(path))
     assert dump(path) == before
     assert os.listdir(tmp_path) == ["a.ecl"]
+
+
+OPEN_AND_LEARN = """
+import sys, time
+import numpy as np
+from edge_cl import Learner
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(50):
+    try:
+        with Learner.open(sys.argv[1], timeout=30) as learner:
+            print(learner.learn(np.eye(5, dtype=np.float32), ["x"] * 5, min_retention=0).version)
+        break
+    except TimeoutError:
+        time.sleep(0.01)
+"""
+
+
+def test_two_processes_that_upgrade_at_once_lose_no_update(tmp_path: Path) -> None:
+    for n in range(5):
+        path = format1(tmp_path / f"{n}.ecl")
+        command = [sys.executable, "-c", OPEN_AND_LEARN, str(path)]
+        pipe = subprocess.PIPE
+        children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
+        for child in children:
+            assert child.stdout is not None
+            child.stdout.readline()
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+        assert sorted(child.communicate()[0] for child in children) == ["3\n", "4\n"]
+        assert not list(check_file(str(path)))

@@ -61,7 +61,7 @@ class BackboneInfo:
             values = json.loads(text)
             preprocessing = Preprocessing.parse(values.pop("preprocessing"), "state")
             info = cls(**values, preprocessing=preprocessing)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InputError(f"backbone: expected its description; found {text[:60]!r}") from None
         return info
 

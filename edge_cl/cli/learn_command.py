@@ -29,7 +29,7 @@ def command(state: str, samples: str, min_retention: float, strict: bool, as_jso
         found = read_samples(samples)
         with progress("extracting", len(found.samples)) as advance:
             report = learner.learn_samples(found, min_retention=min_retention, strict=strict, on_progress=advance)
-        n_classes = len(learner.classes)
+        classes = learner.classes
     if as_json:
         show_json({**vars(report), "skipped": skipped_rows(report.skipped)})
     else:
@@ -45,8 +45,8 @@ def command(state: str, samples: str, min_retention: float, strict: bool, as_jso
         sys.exit(1)
     if report.retention < min_retention:
         note(f"{state}: retention {report.retention:.1%} is below {min_retention:.1%} by no more than its own error")
-    if n_classes == 1:
-        note(f"{state}: knows one class only, so everything is {report.new_classes[0]!r}; learn a second one")
+    if len(classes) == 1:
+        note(f"{state}: knows one class only, so everything is {classes[0]!r}; learn a second one")
 
 
 def _show(report: UpdateReport) -> None:

@@ -10,6 +10,7 @@ from hashlib import blake2b
 import numpy as np
 
 from edge_cl.anchor import whiten
+from edge_cl.backbones import BackboneInfo
 from edge_cl.errors import EdgeClError, StateError
 from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
@@ -17,8 +18,10 @@ from edge_cl.replay import HELD_OUT, is_held_out
 from edge_cl.state import opening
 from edge_cl.state.parts import memory_from
 from edge_cl.state.schema import FORMAT, Settings
-from edge_cl.state.store import DIGEST_BYTES, MAX_KEPT, Kept, load_kept, load_parts, split_history
+from edge_cl.state.store import DIGEST_BYTES, MAX_KEPT, Kept, is_sealed, load_kept, load_parts, split_history
 from edge_cl.state.versions import decode_line, n_lines
+
+BLOCK = 1024  # samples, or class means, at a time
 
 
 def check_file(path: str, timeout: float = opening.TIMEOUT) -> Iterator[str]:
@@ -35,14 +38,18 @@ def check_file(path: str, timeout: float = opening.TIMEOUT) -> Iterator[str]:
         return
     with contextlib.closing(connection):
         if opening.read_format(connection) < FORMAT:
-            yield f"its format is older than {FORMAT}; open it for writing once to upgrade it: edge-cl set {path}"
+            yield f"its format is older than {FORMAT}; open it once to upgrade it: edge-cl info {path}"
             return
         try:
             connection.execute("BEGIN")  # one version throughout
+            opening.check_tables(connection, path)  # first: what follows would run the expressions of others
             yield from _check_database(connection)
-            opening.check_tables(connection, path)
             settings = Settings.from_rows(connection.execute("SELECT key, value FROM settings").fetchall())
             get_recipe(settings.recipe)
+            if settings.backbone:
+                BackboneInfo.from_json(settings.backbone)
+            if not is_sealed(connection):
+                yield "its settings, its log or its list of versions are altered"
             kept = load_kept(connection)
             yield from _check_log(connection, kept, settings)
             yield from _check_chunks(connection, kept)
@@ -63,7 +70,7 @@ def _check_database(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _check_log(connection: sqlite3.Connection, kept: list[Kept], settings: Settings) -> Iterator[str]:
     rows = connection.execute("SELECT slot, line FROM log ORDER BY slot").fetchall()
-    if [slot for slot, _ in rows] != list(range(n_lines(settings.history_bytes))):
+    if len(rows) != n_lines(settings.history_bytes) or any(slot != n for n, (slot, _) in enumerate(rows)):
         yield f"log: expected {n_lines(settings.history_bytes)} slots; found {len(rows)}"
         return
     found = {}
@@ -74,12 +81,20 @@ def _check_log(connection: sqlite3.Connection, kept: list[Kept], settings: Setti
             if fields[0] % len(rows) != slot or not fields[1] < fields[0]:
                 yield f"log: the line of version {fields[0]} is out of place"
     last = kept[-1].version if kept else 0
-    first = max(1, last - len(rows) + 1)
-    if sorted(found) != list(range(first, last + 1)):
+    first = min(found, default=last + 1)  # a log that was made longer does not know what was overwritten before
+    if len(found) > len(rows) or any(n not in found for n in range(first, last + 1)) or len(found) != last - first + 1:
         yield f"log: expected the versions {first} to {last}; found {len(found)} others or fewer"
+    elif kept and kept[-1].version in found:
+        yield from _check_counts(connection, kept[-1], found[kept[-1].version][4])
     born = {version for (version,) in connection.execute("SELECT version FROM births")}
     if not born <= found.keys():
         yield "log: names of classes for versions that it does not have"
+
+
+def _check_counts(connection: sqlite3.Connection, version: Kept, n_seen: int) -> Iterator[str]:
+    counts = np.frombuffer(load_parts(connection, version, ("counts",))["counts"], "<i8")
+    if min(int(counts.sum()), 0xFFFFFFFF) != n_seen:
+        yield f"version {version.version}: {counts.sum()} samples; its log says {n_seen}"
 
 
 def _check_chunks(connection: sqlite3.Connection, kept: list[Kept]) -> Iterator[str]:
@@ -130,8 +145,11 @@ def _disagreements(memory: Memory, settings: Settings) -> Iterator[str]:
         yield "its second moment is missing"
     elif statistics.scatter is not None and head.classes:
         yield from _check_moment(memory, is_anchored=recipe.anchor == "statistics")
-    if not len(replay.records):
-        return
+    yield from _check_replay(memory)
+
+
+def _check_replay(memory: Memory) -> Iterator[str]:
+    statistics, replay = memory.statistics, memory.replay
     pairs = np.stack([replay.labels, replay.records["number"]], axis=1)
     if replay.selection == "reservoir":
         sequence = replay.records["number"].astype(np.int64) % HELD_OUT
@@ -140,7 +158,8 @@ def _disagreements(memory: Memory, settings: Settings) -> Iterator[str]:
         if (replay.held_out != is_held_out(sequence)).any():
             yield "its replay holds out others than it should"
     try:
-        replay.decode(statistics, np.arange(len(replay.records)))
+        for start in range(0, len(replay.records), BLOCK):
+            replay.decode(statistics, np.arange(start, min(start + BLOCK, len(replay.records))))
     except StateError as error:
         yield str(error)
 
@@ -155,6 +174,10 @@ def _check_moment(memory: Memory, *, is_anchored: bool) -> Iterator[str]:
     except np.linalg.LinAlgError:
         yield "its second moment is none"
         return
-    answers = memory.head.logits(memory.statistics.means).argmax(axis=1)
-    if is_anchored and (answers == np.arange(len(answers))).mean() < 0.5:
+    n_known, means = 0, memory.statistics.means
+    for start in range(0, len(means), BLOCK):
+        logits = memory.head.logits(means[start : start + BLOCK])
+        own = logits[np.arange(len(logits)), start + np.arange(len(logits))]
+        n_known += int((own >= logits.max(axis=1) - 1e-3 * np.abs(logits).max(axis=1)).sum())
+    if is_anchored and n_known < len(means) / 2:
         yield "its head does not know the means of its classes"

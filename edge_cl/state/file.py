@@ -22,9 +22,10 @@ from edge_cl.state.store import (
     load_parts,
     prune,
     restore_version,
+    seal,
     split_history,
 )
-from edge_cl.state.versions import Version, as_version, decode_line, encode_line
+from edge_cl.state.versions import Version, as_version, decode_line, encode_line, n_lines
 
 HEAD_PARTS = ("classes", "weights", "bias")
 
@@ -80,7 +81,7 @@ class StateFile:
             raise
         state = cls(connection, path, is_read_only=is_read_only, timeout=timeout)
         if not is_read_only:
-            with contextlib.suppress(StateBusyError):
+            with contextlib.suppress(StateError):
                 state.erase()
         return state
 
@@ -210,13 +211,23 @@ class StateFile:
                     f"{self.name}: {name_holder(self.name)} is writing to it; waited {self.timeout:g} s; try again "
                     "when it has finished, or wait longer: --timeout"
                 ) from None
+            is_committing = False
             try:
                 yield
+                seal(self._connection)
+                is_committing = True
                 self._connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                if is_committing and isinstance(error, sqlite3.OperationalError) and "disk I/O" in str(error):
+                    raise StateError(
+                        f"{self.name}: the disk is full or broken ({error}); it may hold the state before or after; "
+                        f"make room and look: edge-cl log {self.name}"
+                    ) from None
                 raise
+        with contextlib.suppress(StateError):  # what a reader held up is done as soon as it can be
+            self.erase()
 
     def write(self, memory: Memory, version: Version) -> None:
         """Put a version into the open transaction: the chunks that differ from the version before, and its log line."""
@@ -251,10 +262,11 @@ class StateFile:
         self._connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten with zeros
         prune(self._connection, load_kept(self._connection), -1)
         self._connection.executemany("DELETE FROM births WHERE name = ?", [(name,) for name in names])
-        self._connection.execute("INSERT OR REPLACE INTO settings VALUES ('erasing', '1')")
+        mark = (str(self.current_version()),)
+        self._connection.execute("INSERT OR REPLACE INTO settings VALUES ('erasing', ?)", mark)
 
     def erase(self) -> None:
-        """Overwrite whatever earlier transactions left in free space, and empty the write-ahead log.
+        """Overwrite whatever earlier transactions left in free space, and empty the write-ahead log, where that is due.
 
         Raises:
             StateBusyError: another process is reading.
@@ -262,11 +274,12 @@ class StateFile:
         """
         with self._named():
             execute = self._connection.execute
-            if execute("SELECT count(*) FROM settings WHERE key = 'erasing'").fetchone()[0]:
+            for (mark,) in execute("SELECT value FROM settings WHERE key = 'erasing'").fetchall():
                 self._fold_in()
+                execute("PRAGMA temp_store = MEMORY")  # or a copy of what is left would go to a temporary folder
                 execute("VACUUM")
-                self._fold_in()
-                execute("DELETE FROM settings WHERE key = 'erasing'")  # only now: a power cut before it does all again
+                self._fold_in()  # only now may the mark go: a power cut before it does all again
+                execute("DELETE FROM settings WHERE key = 'erasing' AND value = ?", (mark,))
                 execute("PRAGMA secure_delete = OFF")
 
     def sizes(self) -> dict[str, int]:
@@ -298,6 +311,10 @@ class StateFile:
 
     def _write_line(self, line: bytes) -> None:
         version = int.from_bytes(line[:4], "little")
+        slots = self._connection.execute("SELECT count(*), min(slot), max(slot) FROM log").fetchone()
+        n_lines_ = n_lines(self.settings.history_bytes)
+        if slots != (n_lines_, 0, n_lines_ - 1):
+            raise StateError("its log has lines too few or too many")
         n_slots = self._connection.execute("SELECT count(*) FROM log").fetchone()[0]
         self._connection.execute("UPDATE log SET line = ? WHERE slot = ?", (line, version % n_slots))
         self._connection.execute("DELETE FROM births WHERE version <= ?", (version - n_slots,))

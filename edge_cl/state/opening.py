@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import tempfile
 from pathlib import Path
 
 from edge_cl.errors import StateBusyError, StateError, StateMissingError, StateReadOnlyError
 from edge_cl.files import move_new, sync_folder
 from edge_cl.state.schema import APPLICATION_ID, FORMAT, TABLES, Settings
+from edge_cl.state.store import seal
 from edge_cl.state.versions import LINE_BYTES, n_lines
 
 MEMORY = ":memory:"
@@ -56,6 +58,7 @@ def write_empty(connection: sqlite3.Connection, settings: Settings) -> None:
         connection.execute(statement)
     connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.to_rows())
     make_log(connection, settings.history_bytes)
+    seal(connection)
     connection.execute("COMMIT")
 
 
@@ -75,17 +78,24 @@ def connect(path: str, *, read_only: bool, timeout: float) -> tuple[sqlite3.Conn
     mode_bits = os.stat(path).st_mode
     is_writable = os.access(path, os.W_OK) and bool(mode_bits & 0o222)
     # "immutable" leaves nothing beside a file that nobody can write; a log left by a crash has to be read, though
-    has_log = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
+    has_log = False
+    with contextlib.suppress(FileNotFoundError):
+        has_log = os.stat(f"{path}-wal").st_size > 0
     can_change = has_log or (bool(mode_bits & 0o222) and os.access(Path(path).parent, os.W_OK))
+    is_still = has_log and not os.access(Path(path).parent, os.W_OK) and not os.path.exists(f"{path}-shm")
     mode = "mode=rw" if is_writable else "mode=ro" if can_change else "mode=ro&immutable=1"
+    if is_still and not is_writable:
+        mode = "mode=ro&vfs=unix-none"  # a log is read without shared memory by one who is alone with it
     connection = None
     try:
         uri = f"{Path(path).resolve().as_uri()}?{mode}"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout)
         connection.execute("PRAGMA trusted_schema = OFF")
+        if mode.endswith("unix-none"):
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA cell_size_check = ON")
         check_application(connection, path)
-        if is_writable:
+        if is_writable and not read_only and read_format(connection) == FORMAT:
             set_durable(connection)
         if read_only:
             connection.execute("PRAGMA query_only = ON")
@@ -114,8 +124,10 @@ def check_header(path: str) -> None:
         StateError: it is none.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise StateError(f"{path}: cannot be read: it is no file")
         with open(path, "rb") as file:
-            header = file.read(16)
+            header, versions = file.read(16), file.read(4)[2:]
     except FileNotFoundError:
         raise StateMissingError(f"{path}: no such state file; type: edge-cl new {path}") from None
     except OSError as error:
@@ -123,6 +135,8 @@ def check_header(path: str) -> None:
     if header != b"SQLite format 3\0":
         found = "an empty file (0 bytes)" if not header else f"a file that begins with {header[:8]!r}"
         raise StateError(f"{path}: expected a state file; found {found}; make one with: edge-cl new NAME.ecl")
+    if versions not in (b"\x01\x01", b"\x02\x02"):  # SQLite would only read it
+        raise StateError(f"{path}: damaged: its header is none; restore a copy of it")
 
 
 def check_application(connection: sqlite3.Connection, path: str) -> None:
@@ -152,9 +166,10 @@ def check_tables(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         StateError: they are not.
     """
-    found = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
-    if found != TABLES:
-        names = ", ".join(sorted(str(name) for name in found.keys() ^ TABLES.keys())) or "one of another form"
+    found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    wanted = [("table", name, name, sql) for name, sql in TABLES.items()]
+    if sorted(found, key=repr) != sorted(wanted, key=repr):
+        names = ", ".join(sorted({repr(row[1])[:40] for row in set(found) ^ set(wanted)}))
         raise StateError(f"{path}: damaged: its tables are not those of format {FORMAT}: {names}; restore a copy of it")
 
 

@@ -25,8 +25,9 @@ import numpy as np
 from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.codecs import open_codec
-from edge_cl.errors import StateError
+from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head
+from edge_cl.inputs import MAX_VALUE, clean_name
 from edge_cl.memory import Memory
 from edge_cl.replay import HELD_OUT, UNKNOWN, Replay, record_type
 from edge_cl.state.schema import Settings
@@ -95,6 +96,15 @@ def memory_from(parts: Parts, dim: int, settings: Settings) -> Memory:
         scatter = unpack_triangle(_floats(parts, "scatter", (dim * (dim + 1) // 2,)), dim)
     statistics = Statistics(counts, _floats(parts, "means", (n_classes, dim)), scatter)
     fisher = _floats(parts, "fisher", (n_classes if parts["fisher"] else 0, dim + 1))
+    largest = 1.01 * MAX_VALUE**2 * int(counts.sum())
+    bounds = (1.01 * MAX_VALUE, -1.01 * MAX_VALUE), (4 * largest, -4 * largest), (largest, 0.0)
+    for array, (most, least) in zip((statistics.means, scatter, fisher), bounds, strict=True):
+        if array is not None and array.size and not least <= array.min() <= array.max() <= most:
+            raise StateError("sums that no samples have")
+    with np.errstate(over="ignore", invalid="ignore"):
+        answers = np.einsum("kd,kd->k", head.weights, statistics.means) + head.bias
+    if not np.isfinite(answers).all():
+        raise StateError("a head that gives no numbers")
     return Memory(head, statistics, fisher, _replay_from(parts, dim, settings, counts, scatter is not None))
 
 
@@ -102,6 +112,8 @@ def _replay_from(parts: Parts, dim: int, settings: Settings, counts: Ints, has_s
     codec = open_codec(settings.codec, dim, parts["codebook"])
     if codec.needs_scatter and not has_scatter:
         raise StateError(f"codec {codec.name} without a second moment")
+    if not codec.n_bytes and parts["records"]:
+        raise StateError(f"codec {codec.name} without a codebook")
     layout = record_type(codec.n_bytes)
     if len(parts["records"]) != len(parts["hits"]) * layout.itemsize:
         raise StateError(f"{len(parts['records'])} bytes of replay records do not fit {len(parts['hits'])} samples")
@@ -139,6 +151,11 @@ def decode_names(data: bytes) -> tuple[str, ...]:
         raise StateError("names of classes that are none")
     if len(set(names)) != len(names):
         raise StateError("two classes of one name")
+    try:
+        if any(clean_name(name) != name for name in names):
+            raise StateError("names of classes that are none")
+    except InputError:
+        raise StateError("names of classes that are none") from None
     return tuple(names)
 
 

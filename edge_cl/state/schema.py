@@ -5,9 +5,9 @@ blobs are little-endian, rows one after another; digests are BLAKE2b of 16 bytes
 
 | table    | column  | type    | meaning |
 |----------|---------|---------|---------|
-| settings | key     | text    | `backbone`, `recipe`, `replay_bytes`, `seed`, `device`, `precision`, |
-|          |         |         | `codec`, `selection`, `history_bytes`; `erasing`: 1 while what was forgotten may be |
-|          |         |         | in free pages |
+| settings | key     | text    | `backbone`, `recipe`, `replay_bytes`, `seed`, `device`, `precision`, `codec`, |
+|          |         |         | `selection`, `history_bytes`; `erasing`: there while what was forgotten may |
+|          |         |         | be in free pages; `seal`: digest of settings, kept versions, log and births |
 |          | value   | text    | of `backbone`: JSON, or empty where samples are features |
 | chunks   | id      | integer | from 1; a chunk never changes |
 |          | data    | blob    | a piece of a part |
@@ -110,7 +110,7 @@ class Settings:
         Raises:
             ValueError: it cannot be read.
         """
-        values: dict[str, Any] = {key: value for key, value in rows if key != "erasing"}
+        values: dict[str, Any] = {key: value for key, value in rows if key not in {"erasing", "seal"}}
         values |= {key: int(values[key]) for key in NUMBERS if key in values}
         try:
             return cls(**values).checked()

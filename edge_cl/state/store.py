@@ -13,9 +13,12 @@ import numpy as np
 from edge_kernels.arrays import Codes, Ints
 
 from edge_cl.errors import StateError
+from edge_cl.inputs import MAX_DIM
 from edge_cl.state.parts import CHUNK_BYTES, Parts, parse_json
 
 DIGEST_BYTES = 16
+MAX_VERSION = (1 << 32) - 1
+MAX_CHUNK = 1 << 62
 MAX_KEPT = 64  # versions: what is small would otherwise grow for thousands of updates before its bytes are too many
 
 
@@ -48,12 +51,16 @@ class Kept:
         Raises:
             StateError: the row does not add up.
         """
+        if type(version) is not int or not 1 <= version < MAX_VERSION or not isinstance(header, str):
+            raise StateError("a version that is none")
         values = parse_json(header)
         sizes = values.get("bytes") if isinstance(values, dict) else None
         if not isinstance(sizes, dict) or list(sizes) != list(CHUNK_BYTES):
             raise StateError(f"version {version}: a header that is none")
         if not all(type(n) is int and 0 <= n < 1 << 48 for n in (*sizes.values(), values.get("dim"))):
             raise StateError(f"version {version}: a header that is none")
+        if not 1 <= values["dim"] <= MAX_DIM:
+            raise StateError(f"version {version}: of {values['dim']} features")
         if not isinstance(ids, bytes) or not isinstance(sums, bytes) or len(ids) % 8 or len(sums) != 2 * len(ids):
             raise StateError(f"version {version}: a list of chunks that is none")
         listed = np.frombuffer(ids, "<i8").astype(np.int64)
@@ -150,6 +157,9 @@ def add_version(connection: sqlite3.Connection, version: int, dim: int, parts: P
         dim: D.
         parts: all of them.
         limit_bytes: of the versions before.
+
+    Raises:
+        StateError: the versions before are damaged.
     """
     kept = load_kept(connection)
     last = kept[-1] if kept else None
@@ -157,6 +167,8 @@ def add_version(connection: sqlite3.Connection, version: int, dim: int, parts: P
     sums: list[bytes] = []
     fresh: list[memoryview] = []
     next_id = connection.execute("SELECT coalesce(max(id), 0) FROM chunks").fetchone()[0] + 1
+    if not 1 <= next_id < MAX_CHUNK:
+        raise StateError(f"a chunk of number {next_id - 1}")
     for part, data in parts.items():
         place = last.places(part) if last else slice(0, 0)
         old = [digest.tobytes() for digest in last.sums[place]] if last else []
@@ -225,3 +237,31 @@ def split_history(kept: list[Kept], limit_bytes: int) -> tuple[list[Kept], int]:
 
 def _digest(data: Any) -> bytes:
     return blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+SEALED = (
+    "SELECT key, value FROM settings WHERE key NOT IN ('erasing', 'seal') ORDER BY key",
+    "SELECT version, digest FROM kept ORDER BY version",
+    "SELECT version, name FROM births ORDER BY rowid",
+)
+
+
+def seal_of(connection: sqlite3.Connection) -> str:
+    """Return the digest of all that no chunk's digest covers."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for query in SEALED:
+        digest.update(repr(connection.execute(query).fetchall()).encode("utf-8", "surrogatepass"))
+    lines = [line for (line,) in connection.execute("SELECT line FROM log ORDER BY slot")]
+    digest.update(b"".join(lines) if all(isinstance(line, bytes) for line in lines) else b"")
+    return digest.hexdigest()
+
+
+def seal(connection: sqlite3.Connection) -> None:
+    """Renew the seal in the open transaction."""
+    connection.execute("INSERT OR REPLACE INTO settings VALUES ('seal', ?)", (seal_of(connection),))
+
+
+def is_sealed(connection: sqlite3.Connection) -> bool:
+    """Return whether the seal is right."""
+    row = connection.execute("SELECT value FROM settings WHERE key = 'seal'").fetchone()
+    return row is not None and row[0] == seal_of(connection)

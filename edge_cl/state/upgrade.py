@@ -19,7 +19,10 @@ import math
 import os
 import shutil
 import sqlite3
+import struct
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +36,15 @@ from edge_cl.head import Head
 from edge_cl.memory import Memory
 from edge_cl.replay import HELD_OUT, Replay, is_held_out, record_type
 from edge_cl.state import opening
-from edge_cl.state.parts import parse_json, to_parts, unpack_triangle
+from edge_cl.state.parts import memory_from, parse_json, to_parts, unpack_triangle
 from edge_cl.state.schema import Settings
-from edge_cl.state.store import add_version
+from edge_cl.state.store import add_version, seal
 from edge_cl.state.versions import Version, encode_line
 from edge_cl.statistics import Statistics
 
 IN_USE = "{}: another process has it open; its format can be upgraded when it is closed"
+MARK = ".upgrade-"
+TABLES = {"settings", "classes", "arrays", "replay", "versions"}
 ARRAYS = {"weights": "<f4", "bias": "<f4", "counts": "<i8", "means": "<f4", "scatter": "<f4", "fisher": "<f4"}
 
 
@@ -52,14 +57,18 @@ def upgrade_file(path: str) -> None:
         StateBusyError: another process has it open.
     """
     target = Path(path).resolve()
+    uri = f"{target.as_uri()}?mode=rw"
     try:
-        with contextlib.closing(sqlite3.connect(f"{target.as_uri()}?mode=rw", uri=True, isolation_level=None)) as old:
+        with _alone(target.parent), contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as old:
+            old.execute("PRAGMA trusted_schema = OFF")
+            if opening.read_format(old) != 1:
+                return  # another process was faster
             old.execute("PRAGMA journal_mode = DELETE")  # nothing left beside the file
             old.execute("BEGIN EXCLUSIVE")
             if old.execute("PRAGMA journal_mode").fetchone()[0] != "delete":  # or opened by another one in between
                 raise StateBusyError(IN_USE.format(path))
             _remove_left(target)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}{MARK}") as folder:
                 temporary = Path(folder) / "state"
                 _copy(old, temporary)
                 os.chmod(temporary, target.stat().st_mode & 0o777)
@@ -69,8 +78,10 @@ def upgrade_file(path: str) -> None:
         raise
     except StateError as error:
         raise StateError(f"{path}: damaged: {error}; restore a copy of it") from None
+    except (ValueError, TypeError, ArithmeticError, AttributeError, struct.error) as error:
+        raise StateError(f"{path}: damaged: its entries cannot be read: {error}; restore a copy of it") from None
     except (OSError, sqlite3.Error) as error:
-        text = str(error)
+        text = " ".join(str(error).split())
         if "locked" in text:
             raise StateBusyError(IN_USE.format(path)) from None
         if "readonly" in text or "unable to open" in text or isinstance(error, PermissionError):
@@ -80,10 +91,28 @@ def upgrade_file(path: str) -> None:
         raise StateError(f"{path}: cannot be upgraded: {text}; nothing was changed") from None
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only one who upgrades in a folder: a lock on the file itself would stay with the file that is replaced."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network drives have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _remove_left(target: Path) -> None:
     """Remove the copies that a power cut left beside the file: what is forgotten later would live on in them."""
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        if folder.is_dir() and all(entry.name.startswith("state") for entry in folder.iterdir()):
+    names = {f"state{suffix}" for suffix in ("", *opening.COMPANIONS)}
+    for folder in target.parent.glob(f".{glob.escape(target.name)}{MARK}*"):
+        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= names:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -93,6 +122,9 @@ def _copy(old: sqlite3.Connection, path: Path) -> None:
     Raises:
         StateError: it does not fit together.
     """
+    found = [row for row in old.execute("SELECT type, name FROM sqlite_master").fetchall() if row[0] != "index"]
+    if sorted(found) != sorted(("table", name) for name in TABLES):
+        raise StateError("its tables are not those of format 1")
     rows = dict(old.execute("SELECT key, value FROM settings").fetchall())
     try:
         settings = Settings.from_rows([*{**rows, "codec": "float16"}.items()])
@@ -112,7 +144,9 @@ def _copy(old: sqlite3.Connection, path: Path) -> None:
             )
         if versions:
             memory = _memory(old, settings)
+            memory_from(to_parts(memory), memory.head.weights.shape[1], settings)  # what it will be read as
             add_version(new, versions[-1].version, memory.head.weights.shape[1], to_parts(memory), 0)
+        seal(new)
         new.execute("COMMIT")
 
 
@@ -147,7 +181,9 @@ def _array(old: sqlite3.Connection, name: str) -> Floats | Ints:
     dtype, shape, data = row
     sides = parse_json(shape)
     is_shape = isinstance(sides, list) and all(type(side) is int and side >= 0 for side in sides)
-    if dtype != ARRAYS[name] or not is_shape or math.prod(sides) * int(dtype[2]) != len(data):
+    if not isinstance(data, bytes) or dtype != ARRAYS[name] or not is_shape:
+        raise StateError(f"{name}: it is none")
+    if math.prod(sides) * int(dtype[2]) != len(data):
         raise StateError(f"{name}: {len(data)} bytes do not have dtype {dtype} and shape {shape}")
     array: Floats | Ints = np.frombuffer(data, dtype).reshape(sides).astype(dtype[1:])
     if not np.isfinite(array).all():

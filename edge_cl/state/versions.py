@@ -29,7 +29,8 @@ CRC = struct.Struct("<I")
 LINE_BYTES = LINE.size + CRC.size
 KINDS = ("learn", "rollback", "forget", "set")
 LOG_SHARE = 60  # of the history's bytes: 10,256 lines of the default
-MIN_LINES = 256
+MIN_LINES, MAX_LINES = 256, 1 << 16
+MAX_CREATED = (1 << 36) - 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Version:
 
 def encode_line(version: Version) -> bytes:
     """Return the line of a version; recipe and seed are the settings', the names of classes in a table of their own."""
-    created = int(datetime.fromisoformat(version.created).timestamp())
+    created = min(max(int(datetime.fromisoformat(version.created).timestamp()), 0), MAX_CREATED)
     counts = (min(n, 0xFFFFFFFF) for n in (version.n_samples, version.n_seen))
     figures = (version.accuracy_before, version.accuracy_after, version.retention, version.seconds)
     kind = KINDS.index(version.kind)
@@ -92,7 +93,7 @@ def decode_line(line: Any) -> tuple[Any, ...] | None:
     if not isinstance(line, bytes) or len(line) != LINE_BYTES or zlib.crc32(line[:-4]) != CRC.unpack(line[-4:])[0]:
         raise StateError("a line of its log does not have its checksum")
     fields = LINE.unpack(line[:-4])
-    if fields[-1] >= len(KINDS) or not all(map(math.isfinite, fields[6:10])) or not 0 <= fields[2] < 1 << 36:
+    if fields[-1] >= len(KINDS) or not all(map(math.isfinite, fields[6:10])) or not 0 <= fields[2] <= MAX_CREATED:
         raise StateError("a line of its log is out of range")
     return fields
 
@@ -123,7 +124,7 @@ def as_version(fields: tuple[Any, ...], recipe: str, seed: int, new_classes: tup
 
 def n_lines(history_bytes: int) -> int:
     """Return how many lines the log has."""
-    return max(MIN_LINES, history_bytes // LOG_SHARE // LINE_BYTES)
+    return min(MAX_LINES, max(MIN_LINES, history_bytes // LOG_SHARE // LINE_BYTES))
 
 
 def utc_now() -> str:
