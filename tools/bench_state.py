@@ -190,7 +190,7 @@ def opening(folder: Path) -> dict[str, Any]:
 
 
 def growth(folder: Path, n_updates: int) -> dict[str, Any]:
-    """Return the file's bytes after 100 updates and after many more, each of six samples at D = 64: the replay is full by then."""
+    """Return the file's bytes after 100 updates, when the replay is full, and after many more; six samples each."""
     path, rng = folder / "growth.ecl", np.random.default_rng(0)
     Learner.create(path, replay_bytes=20_000, recipe="slda").close()
     sizes = []
