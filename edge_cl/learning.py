@@ -134,14 +134,14 @@ def _factor_before(task: Task, features: Floats, logits: Floats) -> float:
 
 def _leave_out(space: Whitened, task: Task) -> tuple[Floats, Floats, Floats]:
     """Return z (N, D) and logits (N, K) of the samples as if unseen where that is exact, and the logits as learnt."""
-    xp = namespace(task.features)
     parts: list[tuple[Floats, Floats, Floats]] = []
 
     def run(rows: slice) -> None:
-        learnt, exact = space.transform(task.features[rows]), task.exact[rows][:, None]
+        learnt, exact = space.transform(task.features[rows]), task.exact[rows]
         logits = space.logits(learnt)
-        z, unseen = space.leave_one_out(learnt, task.labels[rows])
-        parts.append((xp.where(exact, z, learnt), xp.where(exact, unseen, logits), logits))
+        z, unseen = learnt + 0, logits + 0  # copies, of both kinds of arrays
+        z[exact], unseen[exact] = space.leave_one_out(learnt[exact], task.labels[rows][exact])
+        parts.append((z, unseen, logits))
 
     task.device.each(len(task.features), run)
     z, unseen, logits = (namespace(part[0]).concatenate(part) for part in zip(*parts, strict=True))

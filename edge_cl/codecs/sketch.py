@@ -58,9 +58,10 @@ class Sketch(Codec):
         """See Codec.decode."""
         from edge_kernels.cpu import decode_projection
 
-        gain, rest = self._regression(statistics)
-        filled = self._projection(gain, np.zeros(self.dim, np.float32))
-        features = decode_projection(np.ascontiguousarray(codes[:, 4:]), filled, np.arange(len(codes)))
+        inverse, crossed, rest = self._regression(statistics)
+        solved = self._projection(inverse, np.zeros(self.n_directions, np.float32))
+        measured = decode_projection(np.ascontiguousarray(codes[:, 4:]), solved, np.arange(len(codes)))
+        features: Floats = measured @ crossed
         features *= values_of(codes[:, :4], "<f4")
         features += rest
         return features
@@ -69,8 +70,11 @@ class Sketch(Codec):
         bits = np.full(len(basis), self.n_bits, np.uint8)
         return Projection(basis, centre, np.full(len(basis), GAUSSIAN_STEPS[self.n_bits - 1], np.float32), bits)
 
-    def _regression(self, statistics: Statistics) -> tuple[Floats, Floats]:
-        """Return gain (R, D) and rest (D,): the features for measured values y (R,) are y gain + rest."""
+    def _regression(self, statistics: Statistics) -> tuple[Floats, Floats, Floats]:
+        """Return inverse (R, R), crossed (R, D) and rest (D,).
+
+        The features for measured values y (R,) are y inverse crossed + rest.
+        """
         assert statistics.scatter is not None
         directions = random_directions(self.dim, self.n_directions)
         n_classes = len(statistics.means)
@@ -90,9 +94,9 @@ class Sketch(Codec):
         inner = _measure(np.ascontiguousarray(crossed.T), self.n_directions)
         inner.reshape(-1)[:: len(inner) + 1] += GAUSSIAN_ERRORS[self.n_bits - 1]
         factor = inverse_cholesky(inner)
-        gain: Floats = factor.T @ factor @ crossed
-        rest: Floats = centre - (directions @ centre) @ gain
-        return gain, rest
+        inverse: Floats = factor.T @ factor
+        rest: Floats = centre - (directions @ centre) @ inverse @ crossed
+        return inverse, crossed, rest
 
 
 def _measure(columns: Floats, n_directions: int) -> Floats:

@@ -251,8 +251,10 @@ def seal_of(connection: sqlite3.Connection) -> str:
     digest = blake2b(digest_size=DIGEST_BYTES)
     for query in SEALED:
         digest.update(repr(connection.execute(query).fetchall()).encode("utf-8", "surrogatepass"))
-    lines = [line for (line,) in connection.execute("SELECT line FROM log ORDER BY slot")]
-    digest.update(b"".join(lines) if all(isinstance(line, bytes) for line in lines) else b"")
+    written = connection.execute(
+        "SELECT CAST(line AS BLOB) FROM log WHERE line != zeroblob(length(line)) ORDER BY slot"
+    )
+    digest.update(b"".join(line for (line,) in written))
     return digest.hexdigest()
 
 
