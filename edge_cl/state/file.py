@@ -254,8 +254,7 @@ class StateFile:
             lines = [line for (line,) in execute("SELECT line FROM log") if decode_line(line) is not None]
             execute("DELETE FROM log")
             opening.make_log(self._connection, settings.history_bytes)
-            for line in sorted(lines, key=lambda line: int.from_bytes(line[:4], "little")):
-                self._write_line(line)
+            self._write_lines(sorted(lines, key=_number))
 
     def forget_history(self, names: tuple[str, ...]) -> None:
         """Drop every version but the current one, and names from the log, in the open transaction."""
@@ -305,19 +304,24 @@ class StateFile:
         raise InputError(f"{self.name}: version: expected {text}; found {version}; see them: edge-cl log {self.name}")
 
     def _log(self, version: Version) -> None:
-        self._write_line(encode_line(version))
+        self._write_lines([encode_line(version)])
         rows = [(version.version, name) for name in version.new_classes]
         self._connection.executemany("INSERT INTO births VALUES (?, ?)", rows)
 
-    def _write_line(self, line: bytes) -> None:
-        version = int.from_bytes(line[:4], "little")
+    def _write_lines(self, lines: list[bytes]) -> None:
+        """Put lines, the oldest first, over those in their slots.
+
+        Raises:
+            StateError: the log is damaged.
+        """
+        n_slots = n_lines(self.settings.history_bytes)
         slots = self._connection.execute("SELECT count(*), min(slot), max(slot) FROM log").fetchone()
-        n_lines_ = n_lines(self.settings.history_bytes)
-        if slots != (n_lines_, 0, n_lines_ - 1):
+        if slots != (n_slots, 0, n_slots - 1):
             raise StateError("its log has lines too few or too many")
-        n_slots = self._connection.execute("SELECT count(*) FROM log").fetchone()[0]
-        self._connection.execute("UPDATE log SET line = ? WHERE slot = ?", (line, version % n_slots))
-        self._connection.execute("DELETE FROM births WHERE version <= ?", (version - n_slots,))
+        rows = [(line, _number(line) % n_slots) for line in lines]
+        self._connection.executemany("UPDATE log SET line = ? WHERE slot = ?", rows)
+        for line in lines[-1:]:
+            self._connection.execute("DELETE FROM births WHERE version <= ?", (_number(line) - n_slots,))
 
     def _fold_in(self) -> None:
         is_busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -338,3 +342,8 @@ class StateFile:
             if str(error).startswith(f"{self.name}: ") or isinstance(error, StateBusyError):
                 raise
             raise StateError(f"{self.name}: damaged: {error}; restore a copy of it") from None
+
+
+def _number(line: bytes) -> int:
+    """Return the version of a line of the log."""
+    return int.from_bytes(line[:4], "little")

@@ -144,8 +144,9 @@ def _copy(old: sqlite3.Connection, path: Path) -> None:
             )
         if versions:
             memory = _memory(old, settings)
-            memory_from(to_parts(memory), memory.head.weights.shape[1], settings)  # what it will be read as
-            add_version(new, versions[-1].version, memory.head.weights.shape[1], to_parts(memory), 0)
+            parts, dim = to_parts(memory), memory.head.weights.shape[1]
+            memory_from(parts, dim, settings)  # what it will be read as
+            add_version(new, versions[-1].version, dim, parts, 0)
         seal(new)
         new.execute("COMMIT")
 
