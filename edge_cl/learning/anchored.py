@@ -1,75 +1,22 @@
-"""The two ways in which an update moves the head: anchored on the statistics, or from the head before.
-
-Everything here lives on the device of the task: arrays are numpy's or torch's, and nothing is copied to or fro but
-single numbers, and the losses of the held-out slice.
-"""
+"""The head anchored on the statistics: the closed form, calibrated, and refined around it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from edge_kernels.arrays import Bools, Floats, Ints
+from edge_kernels.arrays import Bools, Floats
 
 from edge_cl import ewc
 from edge_cl.anchor import Whitened, calibrate, inverse_cholesky, nearest_factor, whiten
-from edge_cl.devices import Device, namespace
+from edge_cl.devices import namespace
+from edge_cl.learning.task import Learnt, Task
 from edge_cl.recipes import Recipe
 from edge_cl.refine import Objective, cross_entropy, minimise
-from edge_cl.statistics import Statistics
 
 PULLS = (5e-2, 5e-3, 5e-4)  # EWC's lambda for each sample seen, tried from the firmest on
 FIRST_STEPS = 5  # of L-BFGS: where the held-out slice has lost by then, the minimum is not looked for
-RIDGE = 1e-3  # lambda of recipes that have no Fisher: just enough for a finite minimum on separable samples
-
-
-@dataclass(frozen=True)
-class Task:
-    """What an update learns from.
-
-    Attributes:
-        features: (N, D) float32: the stored samples (S of them), then the batch.
-        labels: (N,) rows of the grown head.
-        held: (N,) kept from training.
-        exact: (N,) what the statistics were given; what a lossy code was decoded to cannot be left out of them again.
-        n_stored: S.
-        statistics: of every sample, those of the batch too.
-        weights: (K, D) of the grown head, before.
-        bias: (K,) likewise.
-        fisher: (K, D + 1) likewise, where the recipe has the diagonal one.
-        device: where the arrays are.
-    """
-
-    features: Floats
-    labels: Ints
-    held: Bools
-    exact: Bools
-    n_stored: int
-    statistics: Statistics
-    weights: Floats
-    bias: Floats
-    fisher: Floats
-    device: Device
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What a task came to.
-
-    Attributes:
-        weights: (K, D).
-        bias: (K,).
-        unseen: (N, K) logits of the task's samples, as if it had not seen them where `honest` says so.
-        honest: (N,).
-        comparable: (N,) where the answers of the head before can be compared with these.
-    """
-
-    weights: Floats
-    bias: Floats
-    unseen: Floats
-    honest: Bools
-    comparable: Bools
 
 
 def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
@@ -188,22 +135,3 @@ def _refine(task: Task, inputs: Floats, offsets: Floats) -> Floats:
         best, best_losses = shift, losses
     found: Floats = best if basis is None else best @ basis
     return found
-
-
-def learn_from_head(task: Task, recipe: Recipe) -> Learnt:
-    """Return the head trained from the one before; new rows start at zero."""
-    train = ~task.held
-    if not recipe.replays:
-        train[: task.n_stored] = False
-    offsets = task.features @ task.weights.T + task.bias
-    if not bool(train.any()):
-        return Learnt(task.weights, task.bias, offsets, task.held, task.held)
-    xp, inputs = namespace(offsets), ewc.with_one(task.features)
-    scale = task.device.kernels.fisher_mse(inputs[train]) ** 0.5
-    scale[scale == 0] = 1  # whatever the units of a feature are, the problem is the same
-    weights = xp.ones(int(train.sum()), dtype=xp.float32)
-    pull = task.fisher / scale**2 + RIDGE if recipe.fisher == "diagonal" else RIDGE
-    objective = Objective(inputs[train] / scale, offsets[train], task.labels[train], weights, pull, task.device)
-    shift = minimise(objective, xp.zeros((len(task.bias), len(scale)), dtype=xp.float32)) / scale
-    unseen = offsets + inputs @ shift.T
-    return Learnt(task.weights + shift[:, :-1], task.bias + shift[:, -1], unseen, task.held, task.held)
