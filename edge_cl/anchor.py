@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
-import numpy as np
 from edge_kernels.arrays import Floats, Ints
 
+from edge_cl.cholesky import inverse_cholesky
 from edge_cl.devices import namespace
 from edge_cl.statistics import Statistics
 
+SHRINKAGES = (
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+)  # tried, from the first on that is not less than the least
+MIN_LEFT = 1e-3  # of a sample that a covariance would be made of alone
 MIN_SHRINKAGE = 1e-4  # keeps the factorisation in float32 safe where a feature is always 0
 MAX_SPREAD = 10.0  # between a feature's deviation and the median one; those of deep features lie within
-LEAF = 64  # below this size LAPACK's own Cholesky is as fast as products of halves
 
 
 @dataclass(frozen=True)
@@ -24,8 +36,12 @@ class Whitened:
     Attributes:
         centre: (D,) mean of the class means.
         whitener: (D, D) lower triangular L^-1, where L L^T is the shrunk covariance within the classes.
-        means: (K, D) class means in this space.
+        means: (K, D) means of the samples of each class, in this space.
         counts: (K,) samples behind each mean.
+        signal: mean square distance of the classes' true means from the centre.
+        noise: mean square distance of a new sample from the true mean of its class.
+        shrinkage: of the covariance.
+        units: (D,) typical deviation of each feature within the classes.
         weight: of one degree of freedom in the covariance; None where it is made of the means too, so that no sample
             can be taken out of it.
     """
@@ -34,7 +50,36 @@ class Whitened:
     whitener: Floats
     means: Floats
     counts: Ints
+    signal: float
+    noise: float
+    shrinkage: float
+    units: Floats
     weight: float | None
+
+    def trust(self, counts: Ints) -> Floats:
+        """Return what share (K,) of the means of so many samples (K,) is to be believed (Efron 1973, eq. 1.11).
+
+        A mean of few samples lies too far from the centre, by its noise: classes of one sample beside classes of
+        hundreds would be heard too often, and far ones of the former too seldom. Caltech-101 with 1 to 30 samples of
+        each class 68 -> 81 %, with 5 samples 82.6 -> 84.1 %.
+        """
+        share: Floats = counts * self.signal / (counts * self.signal + self.noise)
+        return share
+
+    @cached_property
+    def expected(self) -> Floats:
+        """Means (K, D) of the classes, as far as their samples are to be believed."""
+        xp = namespace(self.means)
+        if not self.signal > 0:  # nothing tells the means from noise: their directions are all that is known
+            return self.means
+        shares: Floats = xp.asarray(self.trust(self.counts), dtype=xp.float32)
+        return shares[:, None] * self.means
+
+    @cached_property
+    def levels(self) -> Floats:
+        """Logits (K,) of the LDA at the centre, all classes as likely as each other before."""
+        level: Floats = -0.5 * (self.expected**2).sum(1)
+        return level if self.signal > 0 else 0 * level
 
     def transform(self, features: Floats) -> Floats:
         """Return z (N, D) for features (N, D)."""
@@ -42,12 +87,12 @@ class Whitened:
         return z
 
     def logits(self, z: Floats) -> Floats:
-        """Return the LDA logits (N, K) for z (N, D), all classes as likely as each other before."""
-        logits: Floats = z @ self.means.T - 0.5 * (self.means**2).sum(1)  # Hastie 2009, eq. 4.10
+        """Return the LDA logits (N, K) for z (N, D)."""
+        logits: Floats = z @ self.expected.T + self.levels  # Hastie 2009, eq. 4.10
         return logits
 
-    def leave_one_out(self, z: Floats, labels: Ints) -> tuple[Floats, Floats]:
-        """Return where each sample would lie, and the logits it would get, had it never been learnt.
+    def leave_one_out(self, z: Floats, labels: Ints) -> Floats:
+        """Return the logits (N, K) that each sample would get had it never been learnt.
 
         The sample's part is taken out of its class mean and, by Sherman-Morrison, out of the inverse covariance: with
         fewer samples than features a learnt sample lies much nearer to the origin than an unseen one (mean square
@@ -57,75 +102,175 @@ class Whitened:
         Args:
             z: (N, D) samples that the statistics hold; `weight` must not be None.
             labels: (N,) their classes.
-
-        Returns:
-            z (N, D) as unseen samples would be mapped, and their logits (N, K).
         """
         assert self.weight is not None
         xp = namespace(z)
         rows = xp.arange(len(z))
-        own = z - self.means[labels]
-        counts = self.counts[labels]
-        stretch = xp.asarray(xp.where(counts > 1, counts / (counts - 1).clip(1), 1.0), dtype=xp.float32)
-        length, overlap = (own**2).sum(1), (own * z).sum(1)
-        distances = (z**2).sum(1)[:, None] - 2 * z @ self.means.T
-        distances += (self.means**2).sum(1)
-        along = overlap[:, None] - own @ self.means.T
-        distances[rows, labels] *= stretch**2
-        along[rows, labels] *= stretch
-        share = stretch * self.weight
-        inflate = share / (1 - share * length).clip(1e-3)
-        logits = -0.5 * (distances + inflate[:, None] * along**2)
-        push = ((1 + inflate * length) ** 0.5 - 1) / length.clip(1e-12)
-        return z + (push * overlap)[:, None] * own, logits
+        own, mean, counts = z - self.means[labels], self.means[labels], self.counts[labels]
+        left = (counts - 1).clip(1)
+        has_others = xp.asarray(counts > 1, dtype=xp.float32)
+        trust = xp.asarray(self.trust(left), dtype=xp.float32) if self.signal > 0 else xp.ones(len(z), dtype=xp.float32)
+        part = has_others / xp.asarray(left, dtype=xp.float32)  # of itself that each mean holds
+        stretch = 1 + part
+        length, overlap, slope = (own**2).sum(1), (own * z).sum(1), (own * mean).sum(1)
+        reach = trust * ((mean * z).sum(1) - part * overlap)  # of z along the mean without the sample
+        level = trust**2 * ((mean**2).sum(1) - 2 * part * slope + part**2 * length)
+        along = overlap[:, None] - own @ self.expected.T
+        along[rows, labels] = overlap - trust * (slope - part * length)
+        logits = z @ self.expected.T + self.levels
+        logits[rows, labels] = reach - (0.5 * level if self.signal > 0 else 0.0)
+        inflate = stretch * self.weight
+        inflate = inflate / (1 - inflate * length).clip(1e-3)
+        left_out: Floats = logits - 0.5 * inflate[:, None] * along**2
+        return left_out
 
-    def head(self, factor: float, shift: Floats) -> tuple[Floats, Floats]:
-        """Return weights and bias in feature space: the LDA head times `factor`, moved by `shift` (K, D + 1) here."""
-        xp = namespace(shift)
-        rows = factor * self.means + shift[:, :-1]
-        weights = rows @ self.whitener
-        bias = shift[:, -1] - 0.5 * factor * (xp.asarray(self.means, dtype=xp.float64) ** 2).sum(1)
-        bias -= xp.asarray(weights, dtype=xp.float64) @ xp.asarray(self.centre, dtype=xp.float64)
+    def head(self, factor: float) -> tuple[Floats, Floats]:
+        """Return weights (K, D) and bias (K,) in feature space: the LDA head times `factor`."""
+        xp = namespace(self.means)
+        weights = factor * self.expected @ self.whitener
+        bias = factor * xp.asarray(self.levels, dtype=xp.float64)
+        bias = bias - xp.asarray(weights, dtype=xp.float64) @ xp.asarray(self.centre, dtype=xp.float64)
         return weights, xp.asarray(bias, dtype=xp.float32)
 
 
-def whiten(statistics: Statistics) -> Whitened:
+def whiten(statistics: Statistics, shrinkage: float | None = None) -> Whitened:
     """Return the whitened space of the statistics.
 
     The covariance is the one within the classes, shrunk towards a multiple of the identity. While it has fewer degrees
     of freedom than the class means have, with one sample of each class none at all, the scatter of the means joins it.
     Features whose deviation is far from the others' are brought near them first, or they would be all that is seen:
     raw gas sensors 89.4 -> 94.7 %, one noise of 10^6 among 100 features 33 -> 65 %, deep features unchanged.
+
+    Args:
+        statistics: of at least one sample.
+        shrinkage: of the covariance; it is never less than that which estimates the covariance best. Without it, that
+            which separates the classes best, of a few tried.
     """
-    assert statistics.scatter is not None
-    n_classes, dim = statistics.means.shape
-    degrees = int(statistics.counts.sum()) - n_classes
-    centre = statistics.means.mean(0)
-    between = statistics.means - centre
-    scatter = statistics.scatter
-    has_within = degrees > 0 and degrees >= n_classes - 1
-    if not has_within:
-        scatter = scatter + between.T @ between
-        degrees += n_classes - 1
-    degrees = max(degrees, 1)
-    units = far_units(scatter.diagonal() ** 0.5)
-    if units is not None:
-        scatter = scatter / (units[:, None] * units)
-    shrinkage = oracle_shrinkage(scatter, degrees)
-    scale = float(scatter.diagonal().sum()) / (dim * degrees) or 1.0
-    covariance = scatter * ((1 - shrinkage) / degrees)
-    covariance.reshape(-1)[:: dim + 1] += shrinkage * scale
-    whitener = inverse_cholesky(covariance)
-    if units is not None:
-        whitener /= units
-    weight = (1 - shrinkage) / degrees if has_within else None
-    return Whitened(centre, whitener, between @ whitener.T, statistics.counts, weight)
+    moments = _Moments.of(statistics)
+    least = max(oracle_shrinkage(moments.scatter, moments.degrees), MIN_SHRINKAGE)
+    if shrinkage is not None:
+        return moments.whiten(statistics, max(shrinkage, least))
+    space = moments.whiten(statistics, least)
+    if space.weight is None or len(space.means) < 2:
+        return space
+    separation = moments.separation(space)
+    for larger in SHRINKAGES:
+        if larger > least:
+            firmer = moments.whiten(statistics, larger)
+            found = moments.separation(firmer)
+            if found < separation:
+                break
+            space, separation = firmer, found
+    return space
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What a covariance is made of, in units in which the features are of like size.
+
+    Attributes:
+        scatter: (D, D) of `degrees` degrees of freedom.
+        degrees: at least 1.
+        n_within: degrees of freedom of the scatter within the classes alone; 0 where each has one sample.
+        has_within: whether the scatter is only that.
+        units: (D,) that the features are divided by, or None.
+        centre: (D,) mean of the class means.
+        between: (K, D) class means about the centre, in these units.
+    """
+
+    scatter: Floats
+    degrees: int
+    n_within: int
+    has_within: bool
+    units: Floats | None
+    centre: Floats
+    between: Floats
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> _Moments:
+        assert statistics.scatter is not None
+        n_classes = len(statistics.means)
+        n_within = int(statistics.counts.sum()) - n_classes
+        centre = statistics.means.mean(0)
+        between, scatter, degrees = statistics.means - centre, statistics.scatter, n_within
+        has_within = n_within > 0 and n_within >= n_classes - 1
+        if not has_within:
+            scatter = scatter + between.T @ between
+            degrees += n_classes - 1
+        units = far_units(scatter.diagonal() ** 0.5)
+        if units is not None:
+            scatter, between = scatter / (units[:, None] * units), between / units
+        return cls(scatter, max(degrees, 1), n_within, has_within, units, centre, between)
+
+    @property
+    def level(self) -> float:
+        """Mean variance of a feature."""
+        return float(self.scatter.diagonal().sum()) / (len(self.scatter) * self.degrees) or 1.0
+
+    def whiten(self, statistics: Statistics, shrinkage: float) -> Whitened:
+        """Return the space of a shrinkage."""
+        xp = namespace(self.scatter)
+        covariance = self.scatter * ((1 - shrinkage) / self.degrees)
+        covariance.reshape(-1)[:: len(covariance) + 1] += shrinkage * self.level
+        whitener = inverse_cholesky(covariance)
+        means, counts = self.between @ whitener.T, statistics.counts
+        weight = (1 - shrinkage) / self.degrees
+        signal, noise = 0.0, 0.0
+        if self.n_within:
+            noise = self._noise(whitener, statistics, shrinkage)
+            shares = xp.asarray(counts / (counts + 1.0), dtype=xp.float32)  # a mean of few samples tells less of it
+            excess = (means**2).sum(1) - noise / xp.asarray(counts, dtype=xp.float32)
+            signal = max(0.0, float((shares * excess).sum() / shares.sum()))
+        units = xp.full((len(covariance),), self.level**0.5, dtype=xp.float32)
+        if self.units is not None:
+            whitener, units = whitener / self.units, units * self.units
+        given = (self.centre, whitener, means, counts, signal, noise, shrinkage, units)
+        return Whitened(*given, weight if self.has_within else None)
+
+    def _noise(self, whitener: Floats, statistics: Statistics, shrinkage: float) -> float:
+        """Return the mean square of a new sample about the mean of its class, in the space of the whitener (D, D).
+
+        That of the samples learnt is the trace of the scatter there; since the space was made of them, a new one lies
+        farther by the same inflation as one that is left out.
+        """
+        if not self.has_within:
+            assert statistics.scatter is not None
+            own = whitener if self.units is None else whitener / self.units
+            return float(((own @ statistics.scatter) * own).sum()) / self.n_within
+        weight = (1 - shrinkage) / self.degrees
+        learnt = self._variance(float(len(whitener)), _square(whitener), shrinkage)
+        return learnt / max(1 - weight * learnt, MIN_LEFT)
+
+    def _variance(self, shrunk: float, identity: float, shrinkage: float) -> float:
+        """Return a quadratic of the samples' covariance, given that of the shrunk one and that of the identity."""
+        return max(shrunk - shrinkage * self.level * identity, 0.0) / (1 - shrinkage) if shrinkage < 1 else shrunk
+
+    def separation(self, space: Whitened) -> float:
+        """Return the square of the classes' mean distance from the centre over the variance of new samples along it.
+
+        This is what Fisher's criterion would be for samples that the space was not made of. The shrinkage that is best
+        here is several times that which estimates the covariance best (Caltech-101: 0.2 instead of 0.05, with five
+        samples of each class 0.5 instead of 0.42), and within 0.3 points of the best on nine sets of features.
+        """
+        assert space.weight is not None
+        back = space.means @ (space.whitener if self.units is None else space.whitener * self.units)
+        along = self._variance(_square(space.means), _square(back), space.shrinkage) / len(back)
+        inflation = (1 + space.weight * space.noise) ** 2
+        return space.signal**2 / max(along * inflation, 1e-30)
+
+
+def _square(array: Floats) -> float:
+    """Return the sum of squares; those of small features' weights are too large for float32."""
+    xp = namespace(array)
+    return float((xp.asarray(array, dtype=xp.float64) ** 2).sum())
 
 
 def far_units(deviation: Floats) -> Floats | None:
-    """Return what to divide each feature (D,) by: 1 but for those whose deviation is 10 x beyond the median one.
+    """Return what to divide each feature (D,) by, so that all deviate like the median one; None if none is far from it.
 
-    None where there are no such features.
+    Where one lies 10 x beyond, units differ and say nothing, so none is kept: with units of 10^-3 to 10^4 a closed form
+    that only brings the far ones near gets 53 instead of 67 %. Deep features lie within, and their deviations do say
+    something.
 
     Args:
         deviation: (D,) of the features, or any multiple of it.
@@ -133,9 +278,11 @@ def far_units(deviation: Floats) -> Floats | None:
     if not bool((deviation > 0).any()):
         return None
     middle = float(namespace(deviation).quantile(deviation[deviation > 0], 0.5))
-    near = deviation.clip(middle / MAX_SPREAD, middle * MAX_SPREAD)
-    units: Floats = namespace(deviation).where(deviation > 0, deviation / near, 1.0)
-    return units if bool((units != 1).any()) else None
+    is_far = (deviation > 0) & ((deviation < middle / MAX_SPREAD) | (deviation > middle * MAX_SPREAD))
+    if not bool(is_far.any()):
+        return None
+    units: Floats = namespace(deviation).where(deviation > 0, deviation / middle, 1.0)
+    return units
 
 
 def oracle_shrinkage(scatter: Floats, n_samples: int) -> float:
@@ -155,38 +302,6 @@ def oracle_shrinkage(scatter: Floats, n_samples: int) -> float:
     return min(1.0, max(MIN_SHRINKAGE, ((1 - 2 / dim) * square + trace**2) / spread))
 
 
-def inverse_cholesky(matrix: Floats) -> Floats:
-    """Return L^-1 (D, D), lower triangular, of the symmetric positive definite L L^T (D, D).
-
-    By halves, so that nearly all work is matrix products: twice as fast as LAPACK's factor and inverse at D = 1280.
-    """
-    if not isinstance(matrix, np.ndarray):
-        return _invert_tensor(matrix)
-    inverse = np.zeros_like(matrix)
-    _invert_into(inverse, matrix)
-    return inverse
-
-
-def _invert_tensor(matrix: Any) -> Any:
-    torch = namespace(matrix)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
-        raise np.linalg.LinAlgError("the matrix is not positive definite")
-    return torch.linalg.solve_triangular(factor, torch.eye(len(matrix), dtype=matrix.dtype), upper=False)
-
-
-def _invert_into(inverse: Floats, matrix: Floats) -> None:
-    dim = len(matrix)
-    if dim <= LEAF:
-        inverse[...] = np.linalg.inv(np.linalg.cholesky(matrix.astype(np.float64)))
-        return
-    top, bottom = slice(0, dim // 2), slice(dim // 2, dim)
-    _invert_into(inverse[top, top], matrix[top, top])
-    below = matrix[bottom, top] @ inverse[top, top].T
-    _invert_into(inverse[bottom, bottom], matrix[bottom, bottom] - below @ below.T)
-    np.matmul(-inverse[bottom, bottom], below @ inverse[top, top], out=inverse[bottom, top])
-
-
 def calibrate(logits: Floats, labels: Ints) -> float:
     """Return the factor on the logits that minimises the cross-entropy (Guo 2017, sec. 4.2: 1 / T), at most 1.
 
@@ -194,18 +309,21 @@ def calibrate(logits: Floats, labels: Ints) -> float:
     succession); 1 is what Gaussian classes would give. The loss is convex in the factor, so its slope is bisected.
 
     Args:
-        logits: (N, K) LDA logits of samples that they were not fitted to.
+        logits: (N, K) LDA logits of samples that they were not fitted to; minus infinity: not a class of the sample's.
         labels: (N,) their classes.
     """
     smoothing = 1 / (len(labels) + 1)
     xp = namespace(logits)
     gap = logits - logits[xp.arange(len(logits)), labels][:, None]
+    known = gap > -math.inf
+    apart = xp.where(known, gap, 0.0)
+    mean = apart.sum(1) / known.sum(1)
     low, high = -14.0, 0.0  # of the logarithm
     for _ in range(16):
         middle = (low + high) / 2
         scaled = math.exp(middle) * gap
         weights = xp.exp(scaled - xp.amax(scaled, 1)[:, None])
-        slope = float(((weights * gap).sum(1) / weights.sum(1) - smoothing * gap.mean(1)).sum())
+        slope = float(((weights * apart).sum(1) / weights.sum(1) - smoothing * mean).sum())
         low, high = (low, middle) if slope > 0 else (middle, high)
     return math.exp((low + high) / 2)
 

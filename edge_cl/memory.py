@@ -8,6 +8,7 @@ import numpy as np
 from edge_kernels.arrays import Floats
 
 from edge_cl.codecs import DEFAULT_CODEC, open_codec
+from edge_cl.companion import Companion
 from edge_cl.head import Head
 from edge_cl.replay import Replay
 from edge_cl.statistics import Statistics
@@ -22,12 +23,14 @@ class Memory:
         statistics: of every sample learnt.
         fisher: (K, D + 1) float32 summed diagonal Fisher, or (0, D + 1) where the recipe has none.
         replay: stored samples.
+        companion: of a closed-form head.
     """
 
     head: Head
     statistics: Statistics
     fisher: Floats
     replay: Replay
+    companion: Companion
 
     @classmethod
     def empty(
@@ -47,4 +50,5 @@ class Memory:
             Statistics.empty(dim, has_scatter=has_scatter or opened.needs_scatter),
             np.zeros((0, dim + 1), np.float32),
             Replay.empty(replay_bytes, seed, opened, selection),
+            Companion.empty(dim),
         )

@@ -6,15 +6,18 @@ replay for heads that are trained, and for the closed-form head, where leaving o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from edge_kernels.arrays import Bools, Codes, Floats, Ints
 
 from edge_cl import ewc
-from edge_cl.devices import HOST, Device
-from edge_cl.head import Head
-from edge_cl.learning import Task, learn_from_head, learn_from_statistics
+from edge_cl.companion import Companion
+from edge_cl.devices import HOST, Device, namespace
+from edge_cl.errors import InputError, StateError
+from edge_cl.head import Head, choose
+from edge_cl.hidden import Hidden
+from edge_cl.learning import Learnt, Task, learn, learn_layer, to_cosine
 from edge_cl.memory import Memory
 from edge_cl.recipes import Recipe
 from edge_cl.replay import UNKNOWN, Replay
@@ -22,7 +25,8 @@ from edge_cl.statistics import Statistics
 
 PANEL = 256  # stored samples that an update works on at least: as many as it can within a tenth of a second at D = 1280
 MEANS = 1024  # class means that a head is asked about at a time
-PANEL_PER_SAMPLE = 4  # and for each new sample, since a large batch takes long anyway
+PANEL_PER_SAMPLE = 10  # and for each new sample, since a large batch takes long anyway
+WHOLE = 1 << 14  # stored samples that are looked at, at most, where all should be
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class _Pool:
         was_right: (N,) whether it was known before that a head gets it right unseen: 0 no, 1 yes, 2 unknown.
         was_hit: (N,) whether the head before gets the sample right, as if unseen where it is exact.
         was_known: (N,) where that can be said.
+        coded: (B, D) the batch as the store would give it back; (0, D) where that is what it is.
     """
 
     seen: Ints
@@ -73,6 +78,7 @@ class _Pool:
     was_right: Codes
     was_hit: Bools
     was_known: Bools
+    coded: Floats
 
 
 def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], device: Device = HOST) -> Proposal:
@@ -91,36 +97,63 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], 
     labels = np.array([rows[name] for name in names], np.int64)
     grown = memory.statistics.grow(len(head.classes))
     sequence = _count_up(labels, grown.counts)
-    fisher = ewc.grow(memory.fisher, len(head.classes)) if recipe.fisher == "diagonal" else memory.fisher
+    width = recipe.n_fishers * (features.shape[1] + 1)
+    fisher = ewc.grow(memory.fisher, len(head.classes), width) if width else memory.fisher
     seen_so_far = memory.statistics
     if memory.replay.codec.has_codebook:  # it may have to be fitted to the batch too
         seen_so_far = seen_so_far.learn(features, labels, len(head.classes))
     replay, origins = memory.replay.offer(features, labels, sequence, seen_so_far)
-    pool = _gather(memory, replay, origins, features, labels)
+    companion = memory.companion.grow(len(head.classes)) if recipe.anchor == "statistics" else memory.companion
+    n_panel = _count_panel(memory, recipe, replay, len(labels))
+    pool = _gather(memory, replay, origins, (features, labels, head.groups()), n_panel)
     n_stored = len(pool.seen)
     with device.here():
-        task = _put(pool, features, grown, head, fisher, device)
+        task = replace(_put(pool, features, grown, head, (fisher, companion), device), n_old=len(old.classes))
+        task = replace(task, is_whole=n_panel >= len(memory.replay.records), n_kept=len(replay.records))
+        if recipe.fisher == "kronecker" and recipe.anchor == "previous":
+            task = replace(task, before=task.statistics.copy())
         batch, places = task.features[n_stored:], task.labels[n_stored:]
         device.each(len(labels), lambda rows: task.statistics.add(batch[rows], places[rows], device))
-        learnt = (learn_from_statistics if recipe.anchor == "statistics" else learn_from_head)(task, recipe)
-        if recipe.fisher == "diagonal":
-            fisher = device.get(ewc.add_batch(task.fisher, learnt.unseen[n_stored:], batch, device))
-        hits = device.get(learnt.unseen).argmax(axis=1) == pool.labels
+        learnt = learn(task, recipe)
+        if head.kind == "mlp":
+            learnt = learn_layer(learnt, task, recipe, memory.replay.seed)
+        if width:
+            after, seen = ewc.with_bias(learnt.weights, learnt.bias), (learnt.unseen[n_stored:], batch)
+            fisher = device.get(ewc.remember(task.fisher, after, seen, recipe.decay, device))
+        if head.kind == "cosine":
+            learnt = to_cosine(learnt, task)
+        hits = choose(device.get(learnt.unseen), pool.labels, head.groups()) == pool.labels
         honest, comparable = device.get(learnt.honest), device.get(learnt.comparable)
-        head = Head(head.classes, device.get(learnt.weights), device.get(learnt.bias))
+        head = _take(learnt, head, device)
         statistics = task.statistics.to_host(device)
+        if learnt.companion is not None:
+            companion = replace(learnt.companion, rows=device.get(learnt.companion.rows))
     right = np.where(honest, hits, _follow(pool, hits, comparable))
     taken = np.flatnonzero(origins >= len(memory.replay.records))
     batch_rows = n_stored + origins[taken] - len(memory.replay.records)
     replay = replay.mark(np.concatenate([pool.seen, taken]), np.concatenate([right[:n_stored], right[batch_rows]]))
+    retention = _retention(memory, head, pool, hits, comparable)
+    memory = Memory(head, statistics, fisher, replay, companion)
+    return Proposal(memory, *_accuracies(old, memory, pool, right), *retention)
+
+
+def _count_panel(memory: Memory, recipe: Recipe, replay: Replay, n_new: int) -> int:
+    """Return how many stored samples the update works on, at most."""
+    n_seen = int(memory.statistics.counts.sum()) + n_new
+    if recipe.keeps_all:
+        return _check_all_stored(replay, n_seen)
+    n_panel = max(PANEL, PANEL_PER_SAMPLE * n_new)
+    is_due = recipe.trains and recipe.anchor == "statistics" and memory.companion.is_due(n_seen)
+    return max(n_panel, WHOLE) if is_due else n_panel
+
+
+def _accuracies(old: Head, after: Memory, pool: _Pool, right: Codes) -> tuple[float, float]:
+    """Return the accuracy of the old head and of the new one, on the same samples; or on the class means."""
     asked = pool.is_kept & (right != UNKNOWN) & (pool.was_right != UNKNOWN)
     if asked.any():
-        accuracy_before, accuracy_after = pool.was_right[asked].mean(), right[asked].mean()
-    else:
-        accuracy_before, accuracy_after = (_ask_means(h, statistics.means).mean() for h in (old, head))
-    retention, error = _retention(memory, head, pool, hits, comparable)
-    after = Memory(head, statistics, fisher, replay)
-    return Proposal(after, float(accuracy_before), float(accuracy_after), retention, error)
+        return float(pool.was_right[asked].mean()), float(right[asked].mean())
+    before, now = (_ask_means(head, after.statistics.means) for head in (old, after.head))
+    return float(before.mean()), float(now.mean())
 
 
 def _follow(pool: _Pool, hits: Bools, comparable: Bools) -> Codes:
@@ -130,7 +163,8 @@ def _follow(pool: _Pool, hits: Bools, comparable: Bools) -> Codes:
     """
     changed = comparable & ~pool.exact & (hits != pool.was_hit)
     followed = np.where(changed, hits, pool.was_right)
-    return np.where(pool.exact | ~pool.is_kept, UNKNOWN, followed).astype(np.uint8)
+    is_new = np.arange(len(hits)) >= len(pool.seen)
+    return np.where(is_new | ~pool.is_kept, UNKNOWN, followed).astype(np.uint8)
 
 
 def _count_up(labels: Ints, seen: Ints) -> Ints:
@@ -141,11 +175,25 @@ def _count_up(labels: Ints, seen: Ints) -> Ints:
     return np.asarray(seen[labels] + ranks)
 
 
-def _gather(memory: Memory, replay: Replay, origins: Ints, features: Floats, labels: Ints) -> _Pool:
-    n_old = len(memory.replay.records)
-    seen = replay.panel(max(PANEL, PANEL_PER_SAMPLE * len(labels)))
+def _check_all_stored(replay: Replay, n_samples: int) -> int:
+    """Return the number of samples, all of which are stored.
+
+    Raises:
+        InputError: they are not.
+    """
+    if len(replay.records) < n_samples:
+        raise InputError(
+            f"recipe joint: sees all {n_samples} samples, so it has to store {n_samples * replay.record_bytes} bytes; "
+            f"found a replay of {replay.limit_bytes}; give it more: edge-cl set FILE --replay BYTES"
+        )
+    return n_samples
+
+
+def _gather(memory: Memory, replay: Replay, origins: Ints, batch: tuple[Floats, Ints, Ints], n_panel: int) -> _Pool:
+    (features, labels, groups), n_old = batch, len(memory.replay.records)
+    seen = replay.panel(n_panel)
     seen = seen[origins[seen] < n_old]
-    stored = replay.decode(memory.statistics, seen)
+    stored, coded = _decode(memory, replay, seen, (features, labels))
     is_exact = np.full(len(seen), replay.codec.is_exact)
     taken = origins >= n_old
     is_kept, is_held = np.zeros(len(labels), bool), np.zeros(len(labels), bool)
@@ -153,7 +201,8 @@ def _gather(memory: Memory, replay: Replay, origins: Ints, features: Floats, lab
     answers = np.zeros(len(seen) + len(labels), bool)
     if memory.head.classes:
         both = np.concatenate([stored, features])
-        answers = memory.head.logits(both).argmax(axis=1) == np.concatenate([replay.labels[seen], labels])
+        asked = np.concatenate([replay.labels[seen], labels])
+        answers = choose(memory.head.logits(both), asked, groups) == asked
     was_right = replay.hits[seen]
     return _Pool(
         seen,
@@ -165,18 +214,64 @@ def _gather(memory: Memory, replay: Replay, origins: Ints, features: Floats, lab
         np.concatenate([was_right, answers[len(seen) :]]),
         np.concatenate([np.where(is_exact, was_right == 1, answers[: len(seen)]), answers[len(seen) :]]),
         np.concatenate([~is_exact | (was_right != UNKNOWN), np.ones(len(labels), bool)]),
+        coded,
     )
 
 
-def _put(pool: _Pool, features: Floats, statistics: Statistics, head: Head, fisher: Floats, device: Device) -> Task:
-    """Return the task on the device, all of it by one copy."""
-    scatter = () if statistics.scatter is None else (statistics.scatter,)
+def _decode(memory: Memory, replay: Replay, seen: Ints, batch: tuple[Floats, Ints]) -> tuple[Floats, Floats]:
+    """Return stored samples (S, D), and the batch (B, D) as if stored; (0, D) where that changes nothing.
+
+    Raises:
+        StateError: a record is damaged.
+    """
+    (features, labels), codec = batch, replay.codec
+    if codec.is_exact or not codec.n_bytes or not len(features):
+        return replay.decode(memory.statistics, seen), features[:0]
+    known = memory.statistics
+    if not len(known.counts):
+        known = known.learn(features, labels, int(labels.max()) + 1)
+    codes = np.concatenate([replay.records["code"][seen], codec.encode(features)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        decoded = codec.decode(codes, known)  # at once: what fills in the rest is found only once
+    if not np.isfinite(decoded).all():
+        raise StateError("a replay record decodes to numbers that are none")
+    return decoded[: len(seen)], decoded[len(seen) :]
+
+
+def _put(
+    pool: _Pool,
+    features: Floats,
+    statistics: Statistics,
+    head: Head,
+    beside: tuple[Floats, Companion],
+    device: Device,
+) -> Task:
+    """Return the task on the device: samples, sums, the head, and the Fisher or the companion that go with it."""
+    fisher, companion = beside
     samples = (np.concatenate([pool.stored, features]), pool.labels, pool.held, pool.exact)
-    features, labels, held, exact, counts, means, weights, bias, fisher, *scatter_there = device.put(
-        *samples, statistics.counts, statistics.means, head.weights, head.bias, fisher, *scatter
-    )
-    there = Statistics(counts, means, scatter_there[0] if scatter_there else None)
-    return Task(features, labels, held, exact, len(pool.seen), there, weights, bias, fisher, device)
+    rows = (statistics.counts, statistics.means, head.weights, head.bias, fisher, head.groups(), companion.rows)
+    coded = (pool.coded,) if len(pool.coded) else ()
+    hidden = () if head.hidden is None else (head.hidden.units, head.hidden.rows, head.hidden.fisher)
+    scatter = () if statistics.scatter is None else (statistics.scatter,)
+    there = device.put(*samples, *rows, *coded, *hidden, *scatter)
+    features, labels, held, exact, counts, means, weights, bias, fisher, groups, rows = there[:11]
+    moved = Statistics(counts, means, there[-1] if scatter else None)
+    layer = Hidden(*there[11 + len(coded) : 14 + len(coded)]) if hidden else None
+    n_stored = len(pool.seen)
+    given = namespace(features).concatenate([features[:n_stored], there[11]]) if coded else features
+    own = (weights, bias, fisher, groups, device)
+    companion = replace(companion, rows=rows)
+    made = Task(features, labels, held, exact, n_stored, moved, *own, companion, given, hidden=layer)
+    return replace(made, is_exact=not coded)
+
+
+def _take(learnt: Learnt, head: Head, device: Device) -> Head:
+    """Return the head as it was learnt on the device."""
+    weights, bias = device.get(learnt.weights), device.get(learnt.bias)
+    frame, hidden = learnt.frame, learnt.hidden
+    if hidden is not None:
+        hidden = Hidden(device.get(hidden.units), device.get(hidden.rows), device.get(hidden.fisher))
+    return replace(head, weights=weights, bias=bias, frame=None if frame is None else device.get(frame), hidden=hidden)
 
 
 def _retention(before: Memory, head: Head, pool: _Pool, hits: Bools, comparable: Bools) -> tuple[float, float]:
@@ -203,5 +298,5 @@ def _ask_means(head: Head, means: Floats) -> Bools:
     hits = np.zeros(len(means), bool)
     for start in range(0, len(means), MEANS):
         rows = np.arange(start, min(start + MEANS, len(means)))
-        hits[rows] = head.logits(means[rows]).argmax(axis=1) == rows
+        hits[rows] = choose(head.logits(means[rows]), rows, head.groups()) == rows
     return hits

@@ -18,7 +18,8 @@ import numpy as np
 from edge_kernels.arrays import Codes, Floats, Ints
 from edge_kernels.reference.projection import GAUSSIAN_STEPS, Projection
 
-from edge_cl.anchor import inverse_cholesky, oracle_shrinkage
+from edge_cl.anchor import oracle_shrinkage
+from edge_cl.cholesky import inverse_cholesky
 from edge_cl.codecs.codec import Codec, few_bytes
 from edge_cl.codecs.scalars import bytes_of, values_of
 from edge_cl.statistics import Statistics
