@@ -7,6 +7,9 @@ from typing import Literal
 
 from edge_cl.errors import InputError
 
+Anchor = Literal["statistics", "means", "exemplars", "ridge", "previous", "nothing"]
+Balance = Literal["none", "seen", "classes", "logits"]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -14,29 +17,82 @@ class Recipe:
 
     Attributes:
         name: what the user types.
-        anchor: the head that an update starts from and that EWC holds on to: the closed form over the
-            statistics, or the head of the version before.
-        fisher: the metric of EWC's pull to the anchor: the Kronecker one (its feature factor is the shared covariance,
-            so it is a plain square in whitened space), the exact diagonal one, or none.
+        anchor: the head that an update starts from: a closed form over the `statistics`, the nearest of the class
+            `means` or of the means of `exemplars`, `ridge` regression on the classes, the head of the version before
+            (`previous`), or `nothing`: each update trains on all samples from zero.
         trains: whether softmax cross-entropy moves the head away from the anchor.
+        fisher: the metric of EWC's pull to the anchor: the Kronecker one (its feature factor is the second moment that
+            the statistics hold, so it is a plain square in whitened space), the exact diagonal one, a multiple of the
+            identity (L2), or none.
+        decay: what remains of the diagonal Fisher at each update.
+        has_separate_anchors: whether the diagonal pulls to the heads after each update, and not only to the last one.
         replays: whether stored samples of the past are trained on beside the new ones.
+        distils: whether the head before teaches the new one its logits of the old classes, on all samples trained on.
+        projects: which gradients of stored samples a step must not go against: none, of each old class (GEM), or
+            their `average` (A-GEM).
+        balance: what a sample counts when it is trained on: 1 (`none`); as many as its class has seen for each that
+            is trained on (`seen`); as much as makes all classes count the same (`classes`, which is class-balanced
+            sampling in expectation: the optimiser sees all samples at once and draws none); or 1, with the classes'
+            shares as a prior that only training sees (`logits`).
+        corrects: how new rows that came out too loud are brought down: not at all, to the length of the old rows
+            (`lengths`), or by factor and offset that the held-out samples like best (`held`).
+        selection: which samples stay, if the user does not say: `reservoir` or `herding`.
+        keeps_all: whether each sample has to be stored, exactly.
+        raises: whether features that are never negative are raised to a power (`edge_cl.feature_map`).
     """
 
     name: str
-    anchor: Literal["statistics", "previous"]
-    fisher: Literal["kronecker", "diagonal", "none"]
-    trains: bool
-    replays: bool
+    anchor: Anchor
+    trains: bool = True
+    fisher: Literal["kronecker", "diagonal", "identity", "none"] = "none"
+    decay: float = 1.0
+    has_separate_anchors: bool = False
+    replays: bool = False
+    distils: bool = False
+    projects: Literal["none", "classes", "average"] = "none"
+    balance: Balance = "none"
+    corrects: Literal["none", "lengths", "held"] = "none"
+    selection: Literal["reservoir", "herding"] = "reservoir"
+    keeps_all: bool = False
+    raises: bool = False
+
+    @property
+    def has_scatter(self) -> bool:
+        """Whether the second moment of the features is kept."""
+        return self.anchor in {"statistics", "ridge"} or self.fisher == "kronecker"
+
+    @property
+    def n_fishers(self) -> int:
+        """How many arrays (K, D + 1) the diagonal Fisher takes: itself, and itself times the anchors."""
+        return (1 + self.has_separate_anchors) if self.fisher == "diagonal" else 0
+
+    @property
+    def is_recomputed(self) -> bool:
+        """Whether the head follows from what is remembered, whatever it was before."""
+        return self.anchor != "previous"
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("edge", anchor="statistics", fisher="kronecker", trains=True, replays=True),
-        Recipe("slda", anchor="statistics", fisher="none", trains=False, replays=False),
-        Recipe("ewc", anchor="previous", fisher="diagonal", trains=True, replays=False),
-        Recipe("replay", anchor="previous", fisher="none", trains=True, replays=True),
-        Recipe("finetune", anchor="previous", fisher="none", trains=True, replays=False),
+        Recipe("edge", "statistics", fisher="kronecker", replays=True, raises=True),
+        Recipe("slda", "statistics", trains=False),
+        Recipe("ridge", "ridge", trains=False),
+        Recipe("ncm", "means", trains=False),
+        Recipe("icarl", "exemplars", trains=False, distils=True, replays=True, selection="herding"),
+        Recipe("ewc", "previous", fisher="kronecker"),
+        Recipe("ewc+replay", "previous", fisher="kronecker", replays=True, balance="seen"),
+        Recipe("ewc-diagonal", "previous", fisher="diagonal", has_separate_anchors=True),
+        Recipe("online-ewc", "previous", fisher="diagonal", decay=0.9),
+        Recipe("l2", "previous", fisher="identity"),
+        Recipe("lwf", "previous", distils=True),
+        Recipe("gem", "previous", projects="classes"),
+        Recipe("a-gem", "previous", projects="average"),
+        Recipe("replay", "previous", replays=True),
+        Recipe("wa", "previous", replays=True, distils=True, corrects="lengths"),
+        Recipe("bic", "previous", replays=True, distils=True, corrects="held"),
+        Recipe("finetune", "previous"),
+        Recipe("joint", "nothing", keeps_all=True),
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from edge_kernels.arrays import Floats, Ints
 
@@ -24,6 +24,7 @@ class Objective:
         sample_weights: (N,) float32.
         pull: (K, R) float32 or a number: EWC's precision of each weight around the anchor.
         device: where the arrays live.
+        moving: (K, 1) float32, 1 for rows that move, or the number 1.
     """
 
     inputs: Floats
@@ -32,6 +33,7 @@ class Objective:
     sample_weights: Floats
     pull: Floats | float
     device: Device = HOST
+    moving: Floats | float = 1.0
 
     def value(self, shift: Floats) -> tuple[float, Floats]:
         """Return the loss and its gradient (K, R) at the shift (K, R) from the anchor."""
@@ -46,7 +48,7 @@ class Objective:
             sums[:] = sums[0] + loss, sums[1] + delta.T @ inputs
 
         self.device.each(len(self.labels), add)
-        return sums[0], sums[1]  # Kirkpatrick 2017, eq. 3
+        return sums[0], self.moving * sums[1]  # Kirkpatrick 2017, eq. 3
 
     def first_step(self, gradient: Floats) -> Floats:
         """Return the step (K, R) down the gradient (K, R) that surely gains, whatever the units of the inputs.
@@ -59,7 +61,17 @@ class Objective:
         return step
 
 
-def minimise(objective: Objective, start: Floats, max_steps: int = 100) -> Floats:
+class Problem(Protocol):
+    """What can be minimised: an objective, or one with more terms."""
+
+    def value(self, shift: Floats) -> tuple[float, Floats]:
+        """Return the loss and its gradient (K, R), which may be changed, at a shift (K, R)."""
+
+    def first_step(self, gradient: Floats) -> Floats:
+        """Return a step (K, R) down the gradient (K, R)."""
+
+
+def minimise(objective: Problem, start: Floats, max_steps: int = 100) -> Floats:
     """Return the shift (K, R) that L-BFGS reaches from `start` (K, R) (Nocedal 2006, alg. 7.4 and 7.5)."""
     shift = start
     loss, gradient = objective.value(shift)

@@ -84,11 +84,12 @@ def test_log_and_bytes_tell_what_happened() -> None:
 def test_closing_and_opening_between_updates_gives_the_same_bits(tmp_path: Path, recipe: str) -> None:
     x, names = clusters(8, 12, DIM)
     parts = np.array_split(np.arange(len(x)), 6)
-    with Learner.create(tmp_path / "a.ecl", recipe=recipe, replay_bytes=2000) as learner:
+    room = 100_000 if recipe == "joint" else 2000
+    with Learner.create(tmp_path / "a.ecl", recipe=recipe, replay_bytes=room) as learner:
         for rows in parts:
             learner.learn(x[rows], [names[row] for row in rows], min_retention=0)
         whole = learner.head
-    Learner.create(tmp_path / "b.ecl", recipe=recipe, replay_bytes=2000).close()
+    Learner.create(tmp_path / "b.ecl", recipe=recipe, replay_bytes=room).close()
     for rows in parts:
         with Learner.open(tmp_path / "b.ecl") as learner:
             learner.learn(x[rows], [names[row] for row in rows], min_retention=0)

@@ -34,7 +34,9 @@ def batches(n_batches: int, n_classes: int = 4) -> list[tuple[NDArray[np.float32
 @pytest.mark.parametrize("codec", ["sketch", "eigen", "pq", "float16"])
 def test_a_rollback_gives_back_every_bit_in_a_new_process_too(tmp_path: Path, recipe: str, codec: str) -> None:
     path, seen = tmp_path / "a.ecl", {}
-    with Learner.create(path, recipe=recipe, codec=codec, replay_bytes=3000) as learner:
+    with Learner.create(
+        path, recipe=recipe, codec=codec, replay_bytes=100_000 if recipe == "joint" else 3000
+    ) as learner:
         wrong = (batches(1)[0][0], ["c1", "c2", "c3", "c0"] * 3)
         for batch in (*batches(4), wrong):
             version = learner.learn(*batch, min_retention=0).version
@@ -256,7 +258,8 @@ def test_a_damaged_version_can_be_left_for_an_earlier_one(tmp_path: Path, comman
     assert found.returncode == 1
     assert "version 3: weights: chunk" in found.stderr
     assert f"edge-cl rollback {path}" in found.stderr
-    subprocess.run([*command, "rollback", path, "2"], check=True, capture_output=True)
+    done = subprocess.run([*command, "rollback", path, "2"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     with Learner.open(path) as learner:
         assert bits(learner) == good
 

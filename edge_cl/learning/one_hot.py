@@ -1,0 +1,109 @@
+"""Ridge regression on the classes: targets are 1 for a sample's own class and 0 for all others.
+
+It is what EWC with the full Fisher comes to for the squared error: the old samples' loss is a parabola, in the rows of
+new classes too, where their target is 0. The statistics hold all of it, so the order of samples does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_kernels.arrays import Floats, Ints
+
+from edge_cl.anchor import far_units
+from edge_cl.cholesky import inverse_cholesky
+from edge_cl.devices import namespace
+from edge_cl.learning.task import Learnt, Task
+from edge_cl.learning.temper import find_factor
+from edge_cl.recipes import Recipe
+from edge_cl.statistics import Statistics
+
+RIDGES = tuple(10.0 ** (-step / 2) for step in range(9))  # of each sample, in units of a feature's variance: 1 to 10^-4
+USUAL = 10.0  # factor on the logits: 1 for the own class and 0 for the others is sure of it among a thousand
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Ridge regression at one strength.
+
+    Attributes:
+        centre: (D,) mean of the samples.
+        axes: (D, D) L^-1, where L L^T is their scatter with the ridge.
+        rows: (K, D) weights.
+        level: (K,) mean of the targets.
+        loss: generalised cross-validation's estimate of the squared error on samples that were not learnt.
+    """
+
+    centre: Floats
+    axes: Floats
+    rows: Floats
+    level: Floats
+    loss: float
+
+    def leave_one_out(self, features: Floats, labels: Ints, n_samples: int) -> Floats:
+        """Return the scores (N, K) that learnt samples (N, D) would get, had they not been (Allen 1974, eq. 2.4)."""
+        xp = namespace(features)
+        about = features - self.centre
+        scores = about @ self.rows.T + self.level
+        leverage = 1 / n_samples + ((about @ self.axes.T) ** 2).sum(1)
+        target = xp.asarray(labels[:, None] == xp.arange(len(self.level)), dtype=xp.float32)
+        left: Floats = target - (target - scores) / (1 - leverage).clip(1e-3)[:, None]
+        return left
+
+
+def learn_from_one_hot(task: Task, recipe: Recipe) -> Learnt:  # noqa: ARG001 - every way is called with both
+    """Return the ridge regression of all samples, at the strength that generalised cross-validation likes best."""
+    xp, statistics = namespace(task.features), task.statistics
+    n_samples = int(statistics.counts.sum())
+    best = fit(statistics, RIDGES[0])
+    for ridge in RIDGES[1:]:
+        tried = fit(statistics, ridge)
+        if not tried.loss < best.loss:
+            break
+        best = tried
+    told = task.exact & (statistics.counts[task.labels] > 1)
+    scores = (task.features - best.centre) @ best.rows.T + best.level
+    scores[told] = best.leave_one_out(task.features[told], task.labels[told], n_samples)
+    factor = find_factor(task, scores, told, best.rows, USUAL)
+    weights = factor * best.rows
+    level = xp.asarray(weights, dtype=xp.float64) @ xp.asarray(best.centre, dtype=xp.float64)
+    bias = xp.asarray(factor * best.level - level, dtype=xp.float32)
+    return Learnt(weights, bias, factor * scores, told, told)
+
+
+def fit(statistics: Statistics, ridge: float) -> OneHot:
+    """Return the regression on all samples that the statistics hold; the level is not held down.
+
+    Args:
+        statistics: of K classes.
+        ridge: of each sample, in units of the mean variance of a feature.
+    """
+    assert statistics.scatter is not None
+    xp = namespace(statistics.means)
+    n_samples = int(statistics.counts.sum())
+    counts = xp.asarray(statistics.counts, dtype=xp.float32)
+    level = counts / n_samples
+    centre = level @ statistics.means
+    about = statistics.means - centre
+    between = about * counts[:, None] ** 0.5
+    scatter = statistics.scatter + between.T @ between
+    units = far_units(scatter.diagonal() ** 0.5)
+    if units is not None:
+        scatter = scatter / (units[:, None] * units)
+    dim = len(scatter)
+    strength = ridge * (float(scatter.diagonal().sum()) / dim or 1.0)
+    held = scatter + 0  # a copy, of both kinds of arrays
+    held.reshape(-1)[:: dim + 1] += strength
+    axes = inverse_cholesky(held)
+    squares = namespace(axes).asarray(axes, dtype=namespace(axes).float64) ** 2  # too large for float32 at times
+    freedom = 1 + dim - strength * float(squares.sum())
+    if units is not None:
+        axes /= units
+    products = (about * counts[:, None]) @ axes.T  # of the targets with the coordinates
+    rows = products @ axes
+    explained = float((products**2).sum())
+    wide = namespace(rows)
+    in_units = wide.asarray(rows if units is None else rows * units, dtype=wide.float64)
+    missed = float((counts * (1 - level)).sum()) - explained - strength * float((in_units**2).sum())
+    free = max(n_samples - freedom, 1e-3 * n_samples)
+    return OneHot(centre, axes, rows, level, n_samples * max(missed, 0.0) / free**2)  # Golub 1979, eq. 1.4
