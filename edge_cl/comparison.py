@@ -63,7 +63,10 @@ def _row(memory: Memory, name: str) -> Floats | None:
 
 
 def _facts(memory: Memory) -> dict[str, tuple[int, int, float | None]]:
-    """Return samples, stored samples and accuracy of each class."""
+    """Return samples, stored samples and accuracy of each class; all outputs of a regression have the same."""
+    if memory.head.kind == "regression":
+        counted = int(memory.statistics.counts.sum()), len(memory.replay.records), None
+        return dict.fromkeys(memory.head.classes, counted)
     labels, hits = memory.replay.labels, memory.replay.hits
     n_classes = len(memory.head.classes)
     stored = np.bincount(labels, minlength=n_classes)

@@ -67,7 +67,7 @@ class Current:
             self._memory = self.state.read_memory()
         if self._memory is None:
             return self._empty(dim)
-        needs_scatter = self.recipe.anchor == "statistics" or self._memory.replay.codec.needs_scatter
+        needs_scatter = self.recipe.has_scatter or self._memory.replay.codec.needs_scatter
         if (self._memory.statistics.scatter is not None) != needs_scatter:
             raise StateError(f"{self.state.name}: damaged: its second moment does not fit the recipe; restore a copy")
         return self._memory
@@ -108,20 +108,15 @@ class Current:
         self._memory, self._head, self._version = memory, memory.head, version.version
         return version
 
-    def change_settings(self, replay_bytes: int | None, history_bytes: int | None) -> None:
-        """Put other budgets into the open transaction.
+    def change_settings(self, **changes: int) -> None:
+        """Put other settings into the open transaction.
 
         Raises:
-            InputError: one is no number of bytes.
+            InputError: one is out of its range.
         """
-        settings = self._settings
-        settings = replace(
-            settings,
-            replay_bytes=settings.replay_bytes if replay_bytes is None else replay_bytes,
-            history_bytes=settings.history_bytes if history_bytes is None else history_bytes,
-        ).checked()
+        settings = replace(self._settings, **changes).checked()  # type: ignore[arg-type]
         self.state.change_settings(settings)
-        self._settings = settings
+        self._settings, self._memory = settings, None
 
     def forget_cache(self) -> None:
         """Ask the file again at the next use."""
@@ -136,11 +131,13 @@ class Current:
 
     def _empty(self, dim: int) -> Memory:
         settings = self._settings
-        return Memory.empty(
+        memory = Memory.empty(
             dim,
-            has_scatter=self.recipe.anchor == "statistics",
+            has_scatter=self.recipe.has_scatter,
             replay_bytes=settings.replay_bytes,
             seed=settings.seed,
             codec=settings.codec,
             selection=settings.selection,
         )
+        head = Head.empty(dim, settings.head, has_tasks=settings.has_tasks, hidden_units=settings.hidden_units)
+        return replace(memory, head=head)

@@ -8,7 +8,6 @@ import numpy as np
 from edge_kernels.arrays import Floats
 
 from edge_cl.errors import InputError
-from edge_cl.head import Head
 from edge_cl.memory import Memory
 from edge_cl.recipes import Recipe
 from edge_cl.statistics import Statistics
@@ -59,19 +58,21 @@ def without_class(memory: Memory, name: str, recipe: Recipe, features: Floats | 
         scatter = None if statistics.scatter is None else np.zeros_like(statistics.scatter)
         blank = Statistics(statistics.counts[:0], statistics.means[:0], scatter)
         kept = replay.keep(np.zeros(0, np.int64), np.zeros(0, np.int64)).refit(blank)
-        return Memory(Head((), head.weights[:0], head.bias[:0]), blank, memory.fisher[:0], kept), ()
+        return Memory(
+            head.keep(others), blank, memory.fisher[:0], kept, memory.companion.keep(np.zeros(0, np.int64))
+        ), ()
     scatter = _scatter_without(statistics, row, features)
     left = Statistics(statistics.counts[others], statistics.means[others], scatter)
     rows = np.flatnonzero(memory.replay.labels != row)
     labels = memory.replay.labels[rows]
     replay = memory.replay.keep(rows, labels - (labels > row)).refit(left)
     fisher = memory.fisher[others] if len(memory.fisher) else memory.fisher
-    classes = tuple(head.classes[k] for k in others)
-    made = Memory(Head(classes, head.weights[others], head.bias[others]), left, fisher, replay)
+    companion = memory.companion.keep(others) if len(memory.companion.rows) else memory.companion
+    made = Memory(head.keep(others), left, fisher, replay, companion)
     remains = []
     if scatter is not None and features is None:
         remains.append("its part of the second moment that all classes share (give its samples: --samples DIR)")
-    if recipe.anchor == "statistics":
+    if recipe.is_recomputed:
         try:
             made = propose(made, recipe, np.zeros((0, head.weights.shape[1]), np.float32), []).memory
         except np.linalg.LinAlgError:

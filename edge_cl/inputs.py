@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from edge_cl.errors import InputError
 
 Samples = Floats | NDArray[np.uint8] | Sequence[str | os.PathLike[str]]
+Labels = Sequence[Any] | NDArray[Any]
 
 MAX_VALUE = 1e12  # its square, summed over 10^7 samples, is still a float32
 MAX_DIM = 16_384  # the second moment is then 1 GiB in memory, and half of it in the file
 MAX_LENGTH = 1000  # characters of a class name
+MAX_VALUES = 1000  # outputs of a regression
 
 
 def sized(samples: Any) -> Any:
@@ -98,7 +100,7 @@ def check_features(samples: NDArray[Any], dim: int) -> Floats:
     return features
 
 
-def clean_labels(labels: Sequence[Any], n_samples: int) -> list[str]:
+def clean_labels(labels: Labels, n_samples: int) -> list[str]:
     """Return the class name of each sample, in Unicode's composed form, so that one name is one class everywhere.
 
     Args:
@@ -113,6 +115,43 @@ def clean_labels(labels: Sequence[Any], n_samples: int) -> list[str]:
     if len(labels) != n_samples:
         raise InputError(f"labels: expected {n_samples}, one for each sample; found {len(labels)}")
     return [clean_name(label) for label in labels]
+
+
+def clean_values(labels: Any, n_samples: int, n_values: int) -> Floats:
+    """Return the values (N, M) float32 of each sample.
+
+    Args:
+        labels: (N,) or (N, M) numbers, or texts of them.
+        n_samples: N.
+        n_values: the M that is expected; 0 takes any.
+
+    Raises:
+        InputError: another shape, or what is no number, or beyond 10^12.
+    """
+    wanted = f"labels: head regression expected numbers ({n_samples}, {n_values or 'M'}), one row for each sample"
+    values = _as_numbers(labels)
+    if values is None or values.ndim == 0:
+        each = [] if values is not None or isinstance(labels, str | bytes) or not hasattr(labels, "__len__") else labels
+        odd = next((label for label in each if _as_numbers(label) is None), labels)
+        raise InputError(f"{wanted}; found {odd!r:.80}")
+    rows = values[:, None] if values.ndim == 1 else values
+    if rows.ndim != 2 or len(rows) != n_samples or not 1 <= rows.shape[1] <= MAX_VALUES:
+        raise InputError(f"{wanted}; found shape {values.shape}")
+    if n_values and rows.shape[1] != n_values:
+        raise InputError(f"{wanted}; found {rows.shape[1]} for each")
+    bad = np.flatnonzero(~(np.abs(rows) <= MAX_VALUE).all(axis=1))
+    if len(bad):
+        raise InputError(f"labels: expected finite numbers below 1e12; found NaN, infinity or more in row {bad[0]}")
+    return rows.astype(np.float32)
+
+
+def _as_numbers(labels: Any) -> Floats | None:
+    """Return the float64 numbers that labels are, or texts of them; None if they are none."""
+    try:
+        found = np.asarray(labels)
+        return found.astype(np.float64) if found.dtype.kind in "fiuU" else None
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def clean_name(label: Any) -> str:

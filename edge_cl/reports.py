@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from edge_kernels.arrays import Floats, Ints
@@ -17,7 +17,8 @@ from edge_cl.head import Head
 class UpdateReport:
     """What a `learn` did.
 
-    Accuracies count samples of the replay and the new ones, each asked as if it had never been learnt.
+    Accuracies count samples of the replay and the new ones, each asked as if it had never been learnt. Of a regression
+    they are R2, the share of the values' variance that is foretold (-1 stands for all below).
 
     Attributes:
         committed: False: refused, and the state is what it was.
@@ -47,7 +48,7 @@ class UpdateReport:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Answers for N samples.
+    """Answers for N samples; of a regression the values, and nothing else.
 
     Attributes:
         labels: N names, the most probable class of each.
@@ -56,6 +57,7 @@ class Predictions:
         top: for each sample its most probable classes with their probabilities, the best first.
         rows: (N,) places of the samples in what was passed; all of them unless some were skipped.
         skipped: samples that could not be read.
+        values: (N, M) float32 of a regression; (N, 0) of classes.
     """
 
     labels: tuple[str, ...]
@@ -64,17 +66,22 @@ class Predictions:
     top: tuple[tuple[tuple[str, float], ...], ...]
     rows: Ints
     skipped: tuple[Skipped, ...]
+    values: Floats
 
     @classmethod
     def rank(cls, head: Head, extraction: Extraction, top: int) -> Predictions:
         """Return a head's answers to extracted samples, the `top` best of each named; a tie goes to the lower row."""
+        nothing = np.zeros((len(extraction.features), 0), np.float32)
+        if head.kind == "regression":
+            values = head.logits(extraction.features)
+            return cls((), nothing, (), (), extraction.rows, extraction.skipped, values)
         probabilities = head.predict(extraction.features)
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         ranked = tuple(
             tuple((head.classes[k], float(p[k])) for k in row) for row, p in zip(order, probabilities, strict=True)
         )
         labels = tuple(row[0][0] for row in ranked)
-        return cls(labels, probabilities, head.classes, ranked, extraction.rows, extraction.skipped)
+        return cls(labels, probabilities, head.classes, ranked, extraction.rows, extraction.skipped, nothing)
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,15 @@ class Evaluation:
     """How right a learner is on N samples.
 
     Attributes:
-        accuracy: share of the samples that are right.
-        class_mean_accuracy: mean of the classes' own shares.
-        per_class: share for each class, by name.
+        accuracy: share of the samples that are right; of a regression, the mean of the outputs' R2.
+        class_mean_accuracy: mean of the classes' own shares; of a regression, the same as `accuracy`.
+        per_class: share for each class, by name; of a regression, empty.
         n: samples.
         ms_per_sample: decoding, extraction and prediction.
         skipped: samples that could not be read.
+        r2: of a regression: share of the variance of each output that is foretold, by name; else empty.
+        rmse: likewise the root of the mean square error.
+        mae: likewise the mean absolute error.
     """
 
     accuracy: float
@@ -96,6 +106,20 @@ class Evaluation:
     n: int
     ms_per_sample: float
     skipped: tuple[Skipped, ...]
+    r2: dict[str, float] = field(default_factory=dict)
+    rmse: dict[str, float] = field(default_factory=dict)
+    mae: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def measure(cls, values: Floats, outputs: Sequence[str], predictions: Predictions, seconds: float) -> Evaluation:
+        """Return how far the predictions are from values (N, M) of outputs, which took so many seconds in all."""
+        errors = predictions.values.astype(np.float64) - values
+        shares, rmse, mae = (
+            dict(zip(outputs, figures.tolist(), strict=True))
+            for figures in (r2(errors, values), np.sqrt(np.square(errors).mean(axis=0)), np.abs(errors).mean(axis=0))
+        )
+        mean, n_samples = float(np.mean(list(shares.values()))), len(values)
+        return cls(mean, mean, {}, n_samples, 1000 * seconds / n_samples, predictions.skipped, shares, rmse, mae)
 
     @classmethod
     def score(cls, answers: Sequence[str], predictions: Predictions, seconds: float) -> Evaluation:
@@ -105,6 +129,17 @@ class Evaluation:
         per_class = {str(name): float(hits[names == name].mean()) for name in dict.fromkeys(answers)}
         accuracy, class_mean = float(hits.mean()), float(np.mean(list(per_class.values())))
         return cls(accuracy, class_mean, per_class, len(hits), 1000 * seconds / len(hits), predictions.skipped)
+
+
+def r2(errors: Floats, values: Floats) -> Floats:
+    """Return the share (M,) of the variance of values (N, M) that is foretold with errors (N, M).
+
+    Of an output that does not vary it is 1 if it is always met, else 0.
+    """
+    errors, values = errors.astype(np.float64), values.astype(np.float64)
+    missed = np.square(errors).sum(axis=0)
+    spread = np.square(values - values.mean(axis=0)).sum(axis=0)
+    return np.asarray(np.where(spread > 0, 1 - missed / np.where(spread > 0, spread, 1), missed == 0))
 
 
 def check_some_read(found: Extraction | Predictions, n_samples: int) -> None:

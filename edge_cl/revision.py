@@ -124,7 +124,8 @@ class Revisable(ABC):
         current = self._current
         with current.changing():
             memory = current.memory(1)
-            current.change_settings(replay_bytes, history_bytes)
+            changes = {"replay_bytes": replay_bytes, "history_bytes": history_bytes}
+            current.change_settings(**{key: value for key, value in changes.items() if value is not None})
             limit = current.settings.replay_bytes
             if memory.replay.n_bytes > limit:
                 current.commit_change("set", replace(memory, replay=memory.replay.resize(limit, memory.statistics)))
@@ -150,6 +151,10 @@ class Revisable(ABC):
 
     def _check_class(self, name: str) -> None:
         classes, path = self._current.head.classes if self._current.head else (), self._current.state.name
+        if self._current.settings.head == "regression":
+            raise InputError(
+                f"{path}: forget: a regression's sums hold all samples alike; go back: edge-cl rollback {path}"
+            )
         if name not in classes:
             near = difflib.get_close_matches(str(name), classes, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"see them: edge-cl info {path}"

@@ -31,17 +31,21 @@ class LabelledSamples:
 
     Attributes:
         samples: N paths, or features (N, D).
-        labels: N class names.
+        labels: N class names, or values (N,) or (N, M).
         skipped: files that are no samples.
     """
 
     samples: Any
-    labels: Sequence[str]
+    labels: Any
     skipped: tuple[Skipped, ...]
 
 
-def read_samples(path: str | os.PathLike[str]) -> LabelledSamples:
+def read_samples(path: str | os.PathLike[str], *, has_values: bool = False) -> LabelledSamples:
     """Return the labelled samples at a path: a folder, a .csv or an .npz.
+
+    Args:
+        path: of them.
+        has_values: whether they are for a regression.
 
     Raises:
         InputError: it is none of these, or has no sample.
@@ -52,9 +56,9 @@ def read_samples(path: str | os.PathLike[str]) -> LabelledSamples:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     if source.suffix.lower() == ".csv":
-        return read_csv(source)
+        return read_csv(source, has_values=has_values)
     if source.suffix.lower() == ".npz":
-        return read_npz(source)
+        return read_npz(source, has_values=has_values)
     raise InputError(f"{source}: expected a folder of class folders, a .csv or an .npz; found a {source.suffix} file")
 
 
@@ -133,40 +137,68 @@ def _split_entries(folder: Path) -> tuple[list[Path], list[Path]]:
     return [entry for entry in entries if not entry.is_dir()], [entry for entry in entries if entry.is_dir()]
 
 
-def read_csv(path: Path) -> LabelledSamples:
+def read_csv(path: Path, *, has_values: bool = False) -> LabelledSamples:
     """Return the rows `path,label` of a UTF-8 CSV, with or without that header; paths are relative to the CSV.
 
+    For a regression, the columns after the path are values, as many in each row.
+
     Raises:
-        InputError: a row has no two columns, or there is none.
+        InputError: a row has other columns, or there is none.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(row)]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InputError(f"{path}: expected a CSV in UTF-8; found {error}") from None
-    if rows and [cell.strip().lower() for cell in rows[0][1]] == ["path", "label"]:
+    if rows and _is_heading(rows[0][1], has_values):
         del rows[0]
+    n_columns = max(2, len(rows[0][1])) if rows and has_values else 2
+    wanted = f"{n_columns} columns, path and values" if has_values else "two columns, path and label"
     for number, row in rows:
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise InputError(f"{path}:{number}: expected two columns, path and label; found {','.join(row)!r}")
+        if len(row) != n_columns or not all(cell.strip() for cell in row):
+            raise InputError(f"{path}:{number}: expected {wanted}; found {','.join(row)!r}")
+        if has_values and not all(map(_is_number, row[1:])):
+            raise InputError(f"{path}:{number}: expected {wanted}; found no number in {','.join(row[1:])!r}")
     if not rows:
-        raise InputError(f"{path}: expected rows of path and label; found none")
-    return LabelledSamples([str(path.parent / row[0].strip()) for _, row in rows], [row[1] for _, row in rows], ())
+        raise InputError(f"{path}: expected rows of {wanted}; found none")
+    labels: Any = [[float(cell) for cell in row[1:]] if has_values else row[1] for _, row in rows]
+    return LabelledSamples([str(path.parent / row[0].strip()) for _, row in rows], labels, ())
 
 
-def read_npz(path: Path) -> LabelledSamples:
+def _is_heading(row: Sequence[str], has_values: bool) -> bool:
+    names = [cell.strip().lower() for cell in row]
+    if has_values:
+        return names[0] == "path" and not any(map(_is_number, names[1:]))
+    return names == ["path", "label"]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_npz(path: Path, *, has_values: bool = False) -> LabelledSamples:
     """Return `X` (N, D) and `y` (N,) of an .npz; with `classes` (K,) in it, `y` are rows of that.
+
+    For a regression, `y` are values (N,) or (N, M).
 
     Raises:
         InputError: it is no .npz, or lacks one of the two.
     """
     arrays = _read_arrays(path)
-    if [getattr(arrays.get(name), "ndim", 0) for name in ("X", "y")] != [2, 1]:
+    shapes = [getattr(arrays.get(name), "ndim", 0) for name in ("X", "y")]
+    if shapes != [2, 1] and not (has_values and shapes == [2, 2]):
         found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "neither"
-        raise InputError(f"{path}: expected arrays X (N, D) and y (N,); found {found}")
+        also = " or (N, M)" if has_values else ""
+        raise InputError(f"{path}: expected arrays X (N, D) and y (N,){also}; found {found}")
     if len(arrays["X"]) != len(arrays["y"]):
         raise InputError(f"{path}: expected as many y as X; found {len(arrays['y'])} and {len(arrays['X'])}")
     labels = arrays["y"]
+    if has_values:
+        return LabelledSamples(arrays["X"], labels, ())
     if "classes" in arrays:
         if arrays["classes"].ndim != 1:
             raise InputError(f"{path}: expected classes (K,); found shape {arrays['classes'].shape}")

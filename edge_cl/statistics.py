@@ -38,6 +38,11 @@ class Statistics:
         means = np.concatenate([self.means, np.zeros((n_new, self.means.shape[1]), np.float32)])
         return Statistics(counts, means, None if self.scatter is None else self.scatter.copy())
 
+    def copy(self) -> Statistics:
+        """Return a copy, where these are."""
+        scatter = None if self.scatter is None else self.scatter + 0
+        return Statistics(self.counts + 0, self.means + 0, scatter)
+
     def add(self, features: Floats, labels: Ints, device: Device) -> None:
         """Add a batch in place; these arrays and those of the batch live on the device.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
+from edge_kernels.arrays import Floats
 
 from edge_cl.anchor import whiten
 from edge_cl.backbones import BackboneInfo
@@ -16,8 +18,8 @@ from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
 from edge_cl.replay import HELD_OUT, is_held_out
 from edge_cl.state import opening
-from edge_cl.state.parts import memory_from
-from edge_cl.state.schema import FORMAT, Settings
+from edge_cl.state.parts import NEWER, memory_from
+from edge_cl.state.schema import FORMAT, OLDEST, RENAMED, Settings
 from edge_cl.state.store import DIGEST_BYTES, MAX_KEPT, Kept, is_sealed, load_kept, load_parts, split_history
 from edge_cl.state.versions import decode_line, n_lines
 
@@ -37,20 +39,21 @@ def check_file(path: str, timeout: float = opening.TIMEOUT) -> Iterator[str]:
         yield str(error).removeprefix(f"{path}: ")
         return
     with contextlib.closing(connection):
-        if opening.read_format(connection) < FORMAT:
-            yield f"its format is older than {FORMAT}; open it once to upgrade it: edge-cl info {path}"
+        if opening.read_format(connection) < OLDEST:
+            yield f"its format is older than {OLDEST}; open it once to upgrade it: edge-cl info {path}"
             return
         try:
             connection.execute("BEGIN")  # one version throughout
             opening.check_tables(connection, path)  # first: what follows would run the expressions of others
             yield from _check_database(connection)
-            settings = Settings.from_rows(connection.execute("SELECT key, value FROM settings").fetchall())
+            settings = opening.read_settings(connection)
             get_recipe(settings.recipe)
             if settings.backbone:
                 BackboneInfo.from_json(settings.backbone)
             if not is_sealed(connection):
                 yield "its settings, its log or its list of versions are altered"
             kept = load_kept(connection)
+            yield from _check_format(connection, kept, settings)
             yield from _check_log(connection, kept, settings)
             yield from _check_chunks(connection, kept)
             yield from _check_bounds(connection, kept, settings)
@@ -66,6 +69,15 @@ def _check_database(connection: sqlite3.Connection) -> Iterator[str]:
     for (text,) in connection.execute("PRAGMA integrity_check(5)"):
         if text != "ok":
             yield "SQLite: " + " ".join(str(text).split())
+
+
+def _check_format(connection: sqlite3.Connection, kept: list[Kept], settings: Settings) -> Iterator[str]:
+    number = opening.read_format(connection)
+    if number == OLDEST and settings.recipe in RENAMED.values():  # it had another name then
+        settings = replace(settings, recipe="replay")
+    needed = FORMAT if any(version.sizes[part] for version in kept for part in NEWER) else settings.format
+    if number < needed:
+        yield f"its format is {number}; what it holds is of format {needed}"
 
 
 def _check_log(connection: sqlite3.Connection, kept: list[Kept], settings: Settings) -> Iterator[str]:
@@ -139,13 +151,21 @@ def _disagreements(memory: Memory, settings: Settings) -> Iterator[str]:
     statistics, replay, head = memory.statistics, memory.replay, memory.head
     if (recipe.fisher == "diagonal") != (len(memory.fisher) > 0) and head.classes:
         yield "its Fisher does not fit its recipe"
-    if (memory.fisher < 0).any():
-        yield "its Fisher is negative"
-    if statistics.scatter is None and (recipe.anchor == "statistics" or replay.codec.needs_scatter):
+    if statistics.scatter is None and (recipe.has_scatter or replay.codec.needs_scatter):
         yield "its second moment is missing"
     elif statistics.scatter is not None and head.classes:
         yield from _check_moment(memory, is_anchored=recipe.anchor == "statistics")
+    if head.frame is not None and not _fits(head.frame, memory):
+        yield "its frame is not that of its rows"
     yield from _check_replay(memory)
+
+
+def _fits(frame: Floats, memory: Memory) -> bool:
+    """Return whether a frame is one of these rows: u x is about 1 or less, v about as long as they are."""
+    common, shift = frame.astype(np.float64)
+    rows = np.abs(memory.head.weights).max() + np.abs(memory.head.bias).max() * np.abs(common).max()
+    seen = np.abs(memory.statistics.means @ common).max()
+    return bool(seen < 100 and np.abs(shift).max() < 1e4 * (1 + rows + np.abs(common).max()))
 
 
 def _check_replay(memory: Memory) -> Iterator[str]:
@@ -165,6 +185,7 @@ def _check_replay(memory: Memory) -> Iterator[str]:
 
 
 def _check_moment(memory: Memory, *, is_anchored: bool) -> Iterator[str]:
+    """Yield what is wrong with the second moment, or with a head that does not fit the means."""
     assert memory.statistics.scatter is not None
     if (memory.statistics.scatter.diagonal() < 0).any():
         yield "its second moment has negative squares"
@@ -174,10 +195,25 @@ def _check_moment(memory: Memory, *, is_anchored: bool) -> Iterator[str]:
     except np.linalg.LinAlgError:
         yield "its second moment is none"
         return
+    if memory.head.kind == "regression":
+        yield from _check_level(memory)
+        return
     n_known, means = 0, memory.statistics.means
+    if memory.head.kind == "mlp":  # for classes that planes do not tell apart, such as rings around one centre
+        return
     for start in range(0, len(means), BLOCK):
         logits = memory.head.logits(means[start : start + BLOCK])
         own = logits[np.arange(len(logits)), start + np.arange(len(logits))]
         n_known += int((own >= logits.max(axis=1) - 1e-3 * np.abs(logits).max(axis=1)).sum())
     if is_anchored and n_known < len(means) / 2:
         yield "its head does not know the means of its classes"
+
+
+def _check_level(memory: Memory) -> Iterator[str]:
+    """Yield what is wrong with a regression: at the mean of all samples it gives the mean of their values."""
+    head, mean = memory.head, memory.statistics.means[0].astype(np.float64)
+    dim = head.weights.shape[1]
+    parts = head.weights * mean[:dim]
+    size = np.abs(parts).sum(axis=1) + np.abs(head.bias) + np.abs(mean[dim:])
+    if (np.abs(parts.sum(axis=1) + head.bias - mean[dim:]) > 1e-4 * size).any():
+        yield "its head does not know the mean of its values"

@@ -12,8 +12,8 @@ from edge_cl.memory import Memory
 from edge_cl.state import opening, upgrade
 from edge_cl.state.holder import name_holder
 from edge_cl.state.opening import MEMORY, TIMEOUT, translate
-from edge_cl.state.parts import CHUNK_BYTES, head_from, memory_from, to_parts
-from edge_cl.state.schema import FORMAT, Settings
+from edge_cl.state.parts import CHUNK_BYTES, NEWER, head_from, memory_from, to_parts
+from edge_cl.state.schema import FORMAT, OLDEST, Settings
 from edge_cl.state.store import (
     Kept,
     add_version,
@@ -27,7 +27,7 @@ from edge_cl.state.store import (
 )
 from edge_cl.state.versions import Version, as_version, decode_line, encode_line, n_lines
 
-HEAD_PARTS = ("classes", "weights", "bias")
+HEAD_PARTS = ("classes", "weights", "bias", "frame", "hidden", "hidden_fisher")
 
 
 class StateFile:
@@ -68,7 +68,7 @@ class StateFile:
         """  # noqa: DOC501
         connection, is_read_only = opening.connect(path, read_only=read_only, timeout=timeout)
         try:
-            if opening.read_format(connection) < FORMAT:
+            if opening.read_format(connection) < OLDEST:
                 connection.close()
                 upgrade.upgrade_file(path)
                 connection, is_read_only = opening.connect(path, read_only=read_only, timeout=timeout)
@@ -102,10 +102,11 @@ class StateFile:
         Raises:
             StateError: it cannot be read.
         """
-        with self._named():
-            rows = self._connection.execute("SELECT key, value FROM settings").fetchall()
         try:
-            return Settings.from_rows(rows)
+            with self._named():
+                return opening.read_settings(self._connection)
+        except StateError:
+            raise
         except ValueError as error:
             raise StateError(f"{self.name}: damaged: settings: {error}; restore a copy of it") from None
 
@@ -140,10 +141,10 @@ class StateFile:
             StateError: its parts do not fit together.
         """
         with self.reading():
-            kept = load_current(self._connection)
+            settings, kept = self.settings, load_current(self._connection)
             if kept is None:
                 return None, 0
-            return head_from(load_parts(self._connection, kept, HEAD_PARTS), kept.dim), kept.version
+            return head_from(load_parts(self._connection, kept, HEAD_PARTS), kept.dim, settings), kept.version
 
     def read_memory(self, version: int | None = None) -> Memory | None:
         """Return all that is remembered by the current version, or by a kept one; None before the first update.
@@ -152,8 +153,8 @@ class StateFile:
             StateError: the parts do not fit together.
             InputError: the version is not kept.
         """
-        settings = self.settings
         with self.reading():
+            settings = self.settings
             kept = load_current(self._connection) if version is None else self._find(version)
             if kept is None:
                 return None
@@ -231,8 +232,10 @@ class StateFile:
 
     def write(self, memory: Memory, version: Version) -> None:
         """Put a version into the open transaction: the chunks that differ from the version before, and its log line."""
-        limit = self.settings.history_bytes
-        add_version(self._connection, version.version, memory.head.weights.shape[1], to_parts(memory), limit)
+        settings, parts = self.settings, to_parts(memory)
+        limit = settings.history_bytes
+        add_version(self._connection, version.version, memory.head.weights.shape[1], parts, limit)
+        self._need(FORMAT if any(parts[name] for name in NEWER) else settings.format)
         self._log(version)
 
     def restore(self, version: Version) -> None:
@@ -248,7 +251,9 @@ class StateFile:
     def change_settings(self, settings: Settings) -> None:
         """Put other settings into the open transaction; history that is too much goes, oldest first."""
         execute, old = self._connection.execute, self.settings
-        self._connection.executemany("UPDATE settings SET value = ?2 WHERE key = ?1", settings.to_rows())
+        execute("DELETE FROM settings WHERE key NOT IN ('erasing', 'seal')")
+        self._connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.to_rows())
+        self._need(settings.format)
         prune(self._connection, load_kept(self._connection), settings.history_bytes)
         if settings.history_bytes != old.history_bytes:
             lines = [line for (line,) in execute("SELECT line FROM log") if decode_line(line) is not None]
@@ -288,12 +293,19 @@ class StateFile:
             log = self._connection.execute("SELECT sum(length(line)) FROM log").fetchone()[0] or 0
         sizes = kept[-1].sizes if kept else dict.fromkeys(CHUNK_BYTES, 0)
         return {
-            "head": sizes["weights"] + sizes["bias"] + sizes["classes"],
+            "head": sum(sizes[part] for part in ("weights", "bias", "classes", "frame", "hidden")),
             "statistics": sizes["counts"] + sizes["means"] + sizes["scatter"],
-            "fisher": sizes["fisher"],
+            "fisher": sizes["fisher"] + sizes["hidden_fisher"],
             "replay": sizes["records"] + sizes["hits"] + sizes["codebook"],
             "versions": log + split_history(kept, 1 << 62)[1],
         }
+
+    def _need(self, number: int) -> None:
+        """Make the file one of that format, in the open transaction, if it is of an older one."""
+        if opening.read_format(self._connection) < number:
+            rows = self.settings.to_rows()  # under the names of today
+            self._connection.execute(f"PRAGMA user_version = {number}")
+            self._connection.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", rows)
 
     def _find(self, version: int) -> Kept:
         found = load_kept(self._connection, version)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_cl.errors import StateBusyError, StateError, StateMissingError, StateReadOnlyError
 from edge_cl.files import move_new, sync_folder
-from edge_cl.state.schema import APPLICATION_ID, FORMAT, TABLES, Settings
+from edge_cl.state.schema import APPLICATION_ID, FORMAT, OLDEST, TABLES, Settings
 from edge_cl.state.store import seal
 from edge_cl.state.versions import LINE_BYTES, n_lines
 
@@ -52,7 +52,7 @@ def write_empty(connection: sqlite3.Connection, settings: Settings) -> None:
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     set_durable(connection)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute(f"PRAGMA user_version = {settings.format}")
     connection.execute("BEGIN IMMEDIATE")
     for statement in TABLES.values():
         connection.execute(statement)
@@ -95,7 +95,7 @@ def connect(path: str, *, read_only: bool, timeout: float) -> tuple[sqlite3.Conn
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA cell_size_check = ON")
         check_application(connection, path)
-        if is_writable and not read_only and read_format(connection) == FORMAT:
+        if is_writable and not read_only and read_format(connection) >= OLDEST:
             set_durable(connection)
         if read_only:
             connection.execute("PRAGMA query_only = ON")
@@ -160,6 +160,16 @@ def read_format(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+def read_settings(connection: sqlite3.Connection) -> Settings:
+    """Return the settings.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    rows = connection.execute("SELECT key, value FROM settings").fetchall()
+    return Settings.from_rows(rows, read_format(connection))
+
+
 def check_tables(connection: sqlite3.Connection, path: str) -> None:
     """Refuse a file whose tables are not exactly ours: a view or a trigger could do anything.
 
@@ -170,7 +180,9 @@ def check_tables(connection: sqlite3.Connection, path: str) -> None:
     wanted = [("table", name, name, sql) for name, sql in TABLES.items()]
     if sorted(found, key=repr) != sorted(wanted, key=repr):
         names = ", ".join(sorted({repr(row[1])[:40] for row in set(found) ^ set(wanted)}))
-        raise StateError(f"{path}: damaged: its tables are not those of format {FORMAT}: {names}; restore a copy of it")
+        raise StateError(
+            f"{path}: damaged: its tables are not those of formats {OLDEST} and {FORMAT}: {names}; restore a copy of it"
+        )
 
 
 def translate(error: sqlite3.Error, name: str) -> StateError:

@@ -8,12 +8,19 @@
 | counts   | i8 (K,)                         | 4,000 | samples seen |
 | means    | f4 (K, D)                       | 4,000 | |
 | scatter  | f4: the lower triangle of (D, D) row by row, or none | 64,000 | |
-| fisher   | f4 (K, D + 1) or none           | 64,000 | |
+| fisher   | f4 (K, W) or none               | 64,000 | W = D + 1, or 2 (D + 1): see `edge_cl.ewc` |
 | records  | (M,) of `edge_cl.replay`        | 4,000 | |
 | hits     | u1 (M,)                         | 4,000 | |
 | codebook | see `edge_cl.codecs`            | 64,000 | |
+| frame    | f4 (2, D) or none               | 64,000 | of a cosine head |
+| hidden   | f4 (H, D + 1), then (K, H), or none | 64,000 | units and rows of an `mlp` head |
+| hidden_fisher | f4 as many, or none        | 64,000 | of these |
+| companion | see `edge_cl.companion`, or none | 64,000 | of a closed-form head |
 
 A part's last chunk is as long as what is left. What changes in places has chunks of about a page.
+
+Of a regression head, `classes` are the names of its M outputs, and the sums are those of one class whose samples are D
+features with M values behind them: counts (1,), means (1, D + M), scatter of (D + M, D + M).
 """
 
 from __future__ import annotations
@@ -22,13 +29,16 @@ import json
 from typing import Any
 
 import numpy as np
-from edge_kernels.arrays import Floats, Ints
+from edge_kernels.arrays import Floats
 
 from edge_cl.codecs import open_codec
+from edge_cl.companion import Companion
 from edge_cl.errors import InputError, StateError
-from edge_cl.head import Head
+from edge_cl.head import Head, split_name
+from edge_cl.hidden import Hidden
 from edge_cl.inputs import MAX_VALUE, clean_name
 from edge_cl.memory import Memory
+from edge_cl.recipes import get_recipe
 from edge_cl.replay import HELD_OUT, UNKNOWN, Replay, record_type
 from edge_cl.state.schema import Settings
 from edge_cl.statistics import Statistics
@@ -45,7 +55,17 @@ CHUNK_BYTES = {
     "records": PAGE_LIKE,
     "hits": PAGE_LIKE,
     "codebook": BULK,
+    "frame": BULK,
+    "hidden": BULK,
+    "hidden_fisher": BULK,
+    "companion": BULK,
 }
+NEWER = (
+    "frame",
+    "hidden",
+    "hidden_fisher",
+    "companion",
+)  # unknown to format 2; an empty one is not even named
 BLOCK = 64  # rows and columns mirrored at a time
 
 Parts = dict[str, bytes]
@@ -53,7 +73,7 @@ Parts = dict[str, bytes]
 
 def to_parts(memory: Memory) -> Parts:
     """Return the parts of a memory, in the order of `CHUNK_BYTES`."""
-    statistics, replay = memory.statistics, memory.replay
+    statistics, replay, frame, hidden = memory.statistics, memory.replay, memory.head.frame, memory.head.hidden
     return {
         "classes": encode_names(memory.head.classes),
         "weights": memory.head.weights.astype("<f4", copy=False).tobytes(),
@@ -65,17 +85,41 @@ def to_parts(memory: Memory) -> Parts:
         "records": replay.records.tobytes(),
         "hits": replay.hits.tobytes(),
         "codebook": replay.codec.codebook,
+        "frame": b"" if frame is None else frame.astype("<f4", copy=False).tobytes(),
+        "hidden": b"" if hidden is None else hidden.pack().astype("<f4", copy=False).tobytes(),
+        "hidden_fisher": b"" if hidden is None else hidden.fisher.astype("<f4", copy=False).tobytes(),
+        "companion": memory.companion.pack(),
     }
 
 
-def head_from(parts: Parts, dim: int) -> Head:
-    """Return the head of the parts `classes`, `weights` and `bias`.
+def head_from(parts: Parts, dim: int, settings: Settings) -> Head:
+    """Return the head of the parts that are its own.
 
     Raises:
         StateError: they do not fit together.
     """
     classes = decode_names(parts["classes"])
-    return Head(classes, _floats(parts, "weights", (len(classes), dim)), _floats(parts, "bias", (len(classes),)))
+    if settings.random_features and (dim != settings.random_features or not settings.input_dim):
+        raise StateError(f"D = {dim}, and {settings.random_features} random features of {settings.input_dim} others")
+    if settings.has_tasks and not all(all(split_name(name)) for name in classes):
+        raise StateError("classes of no task beside those of tasks")
+    weights, bias = _floats(parts, "weights", (len(classes), dim)), _floats(parts, "bias", (len(classes),))
+    frame = hidden = None
+    if bool(parts["frame"]) != (settings.head == "cosine" and bool(classes)):
+        raise StateError(f"head {settings.head} of {len(classes)} classes with a frame of {len(parts['frame'])} bytes")
+    if parts["frame"]:
+        frame = _floats(parts, "frame", (2, dim))
+    if bool(parts["hidden"]) != (settings.head == "mlp"):
+        raise StateError(f"head {settings.head} with a hidden layer of {len(parts['hidden'])} bytes")
+    if parts["hidden"]:
+        size = Hidden.size(len(classes), settings.hidden_units, dim)
+        fisher = _floats(parts, "hidden_fisher", (size if parts["hidden_fisher"] else 0,))
+        if (fisher < 0).any():
+            raise StateError("a Fisher below zero")
+        hidden = Hidden.unpack(_floats(parts, "hidden", (size,)), fisher, settings.hidden_units, dim)
+    elif parts["hidden_fisher"]:
+        raise StateError("a Fisher of a hidden layer that is not there")
+    return Head(classes, weights, bias, settings.head, settings.has_tasks, frame, hidden)
 
 
 def memory_from(parts: Parts, dim: int, settings: Settings) -> Memory:
@@ -84,31 +128,57 @@ def memory_from(parts: Parts, dim: int, settings: Settings) -> Memory:
     Raises:
         StateError: they do not fit together.
     """
-    head = head_from(parts, dim)
-    n_classes = len(head.classes)
-    if len(parts["counts"]) != 8 * n_classes:
-        raise StateError(f"counts of {len(parts['counts'])} bytes do not fit {n_classes} classes")
+    head = head_from(parts, dim, settings)
+    n_classes, is_regression = len(head.classes), head.kind == "regression"
+    if is_regression and not n_classes:
+        raise StateError("a regression without an output")
+    statistics = _statistics_from(parts, *((1, dim + n_classes) if is_regression else (n_classes, dim)))
+    fisher = _fisher_from(parts, head, settings)
+    largest = 1.01 * MAX_VALUE**2 * int(statistics.counts.sum())
+    bounds = (1.01 * MAX_VALUE, -1.01 * MAX_VALUE), (4 * largest, -4 * largest), (largest, 0.0)
+    sums = statistics.means, statistics.scatter, fisher[:, : dim + 1]
+    for array, (most, least) in zip(sums, bounds, strict=True):
+        if array is not None and array.size and not least <= array.min() <= array.max() <= most:
+            raise StateError("sums that no samples have")
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights, bias = head.rows
+        answers = np.einsum("kd,kd->k", weights, np.broadcast_to(statistics.means[:, :dim], weights.shape)) + bias
+        if head.hidden is not None:
+            answers += np.einsum("kh,kh->k", head.hidden.activations(statistics.means), head.hidden.rows)
+    if not np.isfinite(answers).all():
+        raise StateError("a head that gives no numbers")
+    try:
+        companion = Companion.unpack(parts["companion"], n_classes, dim)
+    except ValueError as error:
+        raise StateError(str(error)) from None
+    return Memory(head, statistics, fisher, _replay_from(parts, settings, statistics), companion)
+
+
+def _fisher_from(parts: Parts, head: Head, settings: Settings) -> Floats:
+    """Return the Fisher (K, W); one of format 2 pulls to the head, which was the only anchor then."""
+    n_classes, width = len(head.classes), head.weights.shape[1] + 1
+    n_fishers = max(1, get_recipe(settings.recipe).n_fishers)
+    if n_fishers > 1 and len(parts["fisher"]) == 4 * n_classes * width:
+        fisher = _floats(parts, "fisher", (n_classes, width))
+        rows = np.concatenate([head.weights, head.bias[:, None]], axis=1)
+        return np.concatenate([fisher, fisher * rows], axis=1)
+    return _floats(parts, "fisher", (n_classes if parts["fisher"] else 0, n_fishers * width))
+
+
+def _statistics_from(parts: Parts, n_rows: int, dim: int) -> Statistics:
+    if len(parts["counts"]) != 8 * n_rows:
+        raise StateError(f"counts of {len(parts['counts'])} bytes do not fit {n_rows} classes")
     counts = np.frombuffer(parts["counts"], "<i8").astype(np.int64)
     if (counts < 1).any() or (counts >= HELD_OUT).any():
         raise StateError("a class without samples, or of more than there can be")
     scatter = None
     if parts["scatter"]:
         scatter = unpack_triangle(_floats(parts, "scatter", (dim * (dim + 1) // 2,)), dim)
-    statistics = Statistics(counts, _floats(parts, "means", (n_classes, dim)), scatter)
-    fisher = _floats(parts, "fisher", (n_classes if parts["fisher"] else 0, dim + 1))
-    largest = 1.01 * MAX_VALUE**2 * int(counts.sum())
-    bounds = (1.01 * MAX_VALUE, -1.01 * MAX_VALUE), (4 * largest, -4 * largest), (largest, 0.0)
-    for array, (most, least) in zip((statistics.means, scatter, fisher), bounds, strict=True):
-        if array is not None and array.size and not least <= array.min() <= array.max() <= most:
-            raise StateError("sums that no samples have")
-    with np.errstate(over="ignore", invalid="ignore"):
-        answers = np.einsum("kd,kd->k", head.weights, statistics.means) + head.bias
-    if not np.isfinite(answers).all():
-        raise StateError("a head that gives no numbers")
-    return Memory(head, statistics, fisher, _replay_from(parts, dim, settings, counts, scatter is not None))
+    return Statistics(counts, _floats(parts, "means", (n_rows, dim)), scatter)
 
 
-def _replay_from(parts: Parts, dim: int, settings: Settings, counts: Ints, has_scatter: bool) -> Replay:
+def _replay_from(parts: Parts, settings: Settings, statistics: Statistics) -> Replay:
+    counts, dim, has_scatter = statistics.counts, statistics.means.shape[1], statistics.scatter is not None
     codec = open_codec(settings.codec, dim, parts["codebook"])
     if codec.needs_scatter and not has_scatter:
         raise StateError(f"codec {codec.name} without a second moment")

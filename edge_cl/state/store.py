@@ -14,7 +14,7 @@ from edge_kernels.arrays import Codes, Ints
 
 from edge_cl.errors import StateError
 from edge_cl.inputs import MAX_DIM
-from edge_cl.state.parts import CHUNK_BYTES, Parts, parse_json
+from edge_cl.state.parts import CHUNK_BYTES, NEWER, Parts, parse_json
 
 DIGEST_BYTES = 16
 MAX_VERSION = (1 << 32) - 1
@@ -55,7 +55,7 @@ class Kept:
             raise StateError("a version that is none")
         values = parse_json(header)
         sizes = values.get("bytes") if isinstance(values, dict) else None
-        if not isinstance(sizes, dict) or list(sizes) != list(CHUNK_BYTES):
+        if not isinstance(sizes, dict) or list(sizes) != list(_named(sizes)):
             raise StateError(f"version {version}: a header that is none")
         if not all(type(n) is int and 0 <= n < 1 << 48 for n in (*sizes.values(), values.get("dim"))):
             raise StateError(f"version {version}: a header that is none")
@@ -69,6 +69,7 @@ class Kept:
             raise StateError(f"version {version}: a list of {len(listed)} chunks for {n_chunks}")
         if digest != digest_of(header, sums):
             raise StateError(f"version {version}: its list of chunks does not have its digest")
+        sizes = {part: sizes.get(part, 0) for part in CHUNK_BYTES}
         return cls(version, header, values["dim"], sizes, listed, np.frombuffer(sums, np.uint8).reshape(-1, 16), digest)
 
     def to_row(self) -> tuple[int, str, bytes, bytes, bytes]:
@@ -91,6 +92,11 @@ class Kept:
         n_chunks = {part: -(-size // CHUNK_BYTES[part]) for part, size in self.sizes.items()}
         start = sum(list(n_chunks.values())[: list(n_chunks).index(name)])
         return slice(start, start + n_chunks[name])
+
+
+def _named(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes that a header names: those of all parts of format 2, and of newer ones that are not empty."""
+    return {part: sizes.get(part) for part in CHUNK_BYTES if part not in NEWER or sizes.get(part)}
 
 
 def digest_of(header: str, sums: bytes) -> bytes:
@@ -183,7 +189,7 @@ def add_version(connection: sqlite3.Connection, version: int, dim: int, parts: P
                 ids.append(next_id + len(fresh))
                 fresh.append(view[start:stop])
     joined, sizes = b"".join(sums), {part: len(data) for part, data in parts.items()}
-    header = json.dumps({"dim": dim, "bytes": sizes})
+    header = json.dumps({"dim": dim, "bytes": _named(sizes)})
     listed = np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
     made = Kept(version, header, dim, sizes, np.array(ids, np.int64), listed, digest_of(header, joined))
     prune(connection, [*kept, made], limit_bytes)

@@ -30,6 +30,7 @@ import numpy as np
 from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.codecs import open_codec
+from edge_cl.companion import Companion
 from edge_cl.errors import StateBusyError, StateError, StateReadOnlyError
 from edge_cl.files import sync_folder
 from edge_cl.head import Head
@@ -127,7 +128,7 @@ def _copy(old: sqlite3.Connection, path: Path) -> None:
         raise StateError("its tables are not those of format 1")
     rows = dict(old.execute("SELECT key, value FROM settings").fetchall())
     try:
-        settings = Settings.from_rows([*{**rows, "codec": "float16"}.items()])
+        settings = Settings.from_rows([*{**rows, "codec": "float16"}.items()], 1)
     except ValueError as error:
         raise StateError(f"settings: {error}") from None
     versions: list[Version] = []
@@ -172,7 +173,8 @@ def _memory(old: sqlite3.Connection, settings: Settings) -> Memory:
     scatter = unpack_triangle(triangle, dim) if len(triangle) else None
     statistics = Statistics(arrays["counts"], arrays["means"], scatter)
     replay = _replay(old, settings, dim, arrays["counts"])
-    return Memory(Head(classes, arrays["weights"], arrays["bias"]), statistics, arrays["fisher"], replay)
+    head, companion = Head(classes, arrays["weights"], arrays["bias"]), Companion.empty(dim).grow(n_classes)
+    return Memory(head, statistics, arrays["fisher"], replay, companion)
 
 
 def _array(old: sqlite3.Connection, name: str) -> Floats | Ints:
