@@ -30,6 +30,16 @@ SECONDS = 30.0  # after which a file counts as one that never ends
 DIM, N_CLASSES = 16, 5
 SPARE_BYTES, SPARE_SHARE = 48 << 20, 8  # memory for one file: so much, and so many times its size
 
+FORMS: dict[str, dict[str, Any]] = {
+    "edge": {"recipe": "edge", "codec": "sketch"},
+    "ewc": {"recipe": "ewc-diagonal", "codec": "int8"},
+    "eigen": {"recipe": "edge", "codec": "eigen"},
+    "cosine": {"head": "cosine", "codec": "float16"},
+    "mlp": {"head": "mlp", "recipe": "ewc-diagonal", "hidden_units": 6},
+    "regression": {"head": "regression"},
+    "random": {"recipe": "slda", "random_features": 24},
+}
+
 QUERIES = (
     "SELECT key, value FROM settings ORDER BY key",
     "SELECT id, data FROM chunks ORDER BY id",
@@ -102,6 +112,19 @@ def batch(seed: int) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]:
     return (centres[labels] + rng.normal(size=(15, DIM))).astype(np.float32), [f"class-{k}" for k in labels]
 
 
+def teach(learner: Learner, seed: int, task: str | None = None) -> Any:
+    """Return the report of a batch, of its own task where there are tasks; of a regression, names end in its values."""
+    features, names = batch(seed)
+    if learner.head_kind == "regression":
+        return learner.learn(features, [float(name[-1]) for name in names], min_retention=0)
+    return learner.learn(features, names, task=task or task_of(learner), min_retention=0)
+
+
+def task_of(learner: Learner) -> str | None:
+    """Return a task of the state."""
+    return learner.tasks[0] if learner.tasks else None
+
+
 def attempt(path: str, act: Callable[[], Any]) -> tuple[str, Any]:
     """Return `works` and what came, `refused` and the line, `unnamed` where it blames what was passed, or `crashed`."""
     try:
@@ -121,7 +144,7 @@ def attempt(path: str, act: Callable[[], Any]) -> tuple[str, Any]:
 def read(path: str) -> int:
     """Return the version, all that reading offers having been used."""
     with Learner.open(path, read_only=True) as learner:
-        learner.predict(batch(1)[0])
+        learner.predict(batch(1)[0], task=task_of(learner))
         learner.versions()
         learner.replay_usage()
         _ = learner.state_bytes
@@ -134,7 +157,7 @@ def read(path: str) -> int:
 def learn(path: str) -> int:
     """Return the version after an update."""
     with Learner.open(path) as learner:
-        return learner.learn(*batch(2), min_retention=0).version
+        return int(teach(learner, 2).version)
 
 
 def examine(path: str) -> dict[str, Any]:
@@ -154,10 +177,10 @@ def examine(path: str) -> dict[str, Any]:
 
 def warm_up() -> None:
     """Import and compile all that is used below: it is no file's memory."""
-    for recipe, codec in (("edge", "sketch"), ("ewc", "int8"), ("edge", "eigen")):
-        with Learner.create(":memory:", device="cpu", recipe=recipe, codec=codec) as learner:
+    for options in FORMS.values():
+        with Learner.create(":memory:", device="cpu", **options) as learner:
             for seed in range(3):
-                learner.learn(*batch(seed), min_retention=0)
+                teach(learner, seed)
             learner.predict(batch(1)[0])
             learner.diff(1, 2)
 

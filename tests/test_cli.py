@@ -50,6 +50,7 @@ def test_a_users_day(tmp_path: Path, photos: Photos, command: list[str]) -> None
         "backbone": "tiny",
         "dim": 256,
         "recipe": "edge",
+        "head": "linear",
         "replay_bytes": 500_000,
         "codec": "auto",
         "history_bytes": 32_000_000,
@@ -101,6 +102,7 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
         "forget": [cam, "door"],
         "set": [cam, "--replay", "20kB", "--history", "1MB"],
         "check": [cam],
+        "bench": ["accuracy", "--data", root, "--recipes", "edge", "--orders", 1],
         "demo": ["--out", cam.parent],
     }
     done = run(command, name, *inputs[name])

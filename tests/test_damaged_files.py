@@ -19,25 +19,28 @@ from edge_cl import Learner
 from edge_cl.state.check import check_file
 
 from .damage import Sample, commits_of, damaged
-from .examine import Examiner, batch, content_of
+from .examine import FORMS, Examiner, content_of, teach
 
 ROOT = Path(__file__).resolve().parents[1]
 N_FILES = int(os.environ.get("EDGE_CL_FUZZ", "1000"))
 N_WORKERS = 2
 RECIPES: dict[str, dict[str, Any]] = {
-    "edge with sketch": {"recipe": "edge", "codec": "sketch"},
-    "ewc with int8": {"recipe": "ewc", "codec": "int8", "selection": "herding"},
-    "edge with eigen": {"recipe": "edge", "codec": "eigen"},
-    "edge with sketch and a log": {"recipe": "edge", "codec": "sketch"},
-    "ewc with int8 and a log": {"recipe": "ewc", "codec": "int8"},
+    "edge with sketch": FORMS["edge"],
+    "ewc with int8": {**FORMS["ewc"], "selection": "herding"},
+    "edge with eigen": FORMS["eigen"],
+    "cosine": FORMS["cosine"],
+    "mlp": FORMS["mlp"],
+    "regression": FORMS["regression"],
+    "edge with sketch and a log": FORMS["edge"],
+    "ewc with int8 and a log": FORMS["ewc"],
 }
 LEAVE_A_LOG = """
 import os, signal, sys
 from edge_cl import Learner
-from tests.examine import batch
+from tests.examine import teach
 learner = Learner.open(sys.argv[1])
 for seed in range(4):
-    learner.learn(*batch(int(sys.argv[2]) + seed), min_retention=0)
+    teach(learner, int(sys.argv[2]) + seed)
 learner.rollback(6)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -49,16 +52,19 @@ def make_sample(folder: Path, name: str, seed: int) -> Sample:
     log = Path(f"{path}-wal")
     with Learner.create(path, device="cpu", replay_bytes=2_000, **RECIPES[name]) as learner:
         for n in range(3):
-            learner.learn(*batch(seed + n), min_retention=0)
-        learner.forget(learner.classes[0])
-        learner.learn(*batch(seed + 3), min_retention=0)
+            teach(learner, seed + n)
+        if learner.classes:
+            learner.forget(learner.classes[0])
+        else:  # a regression, of which no part can be forgotten
+            learner.rollback(2)
+        teach(learner, seed + 3)
     earlier = path.read_bytes()
     with Learner.open(path) as learner:
         learner.rollback(4)
         for n in range(4, 7):
-            learner.learn(*batch(seed + n), min_retention=0)
+            teach(learner, seed + n)
         learner.resize(replay_bytes=1_200)
-        learner.learn(*batch(seed + 7), min_retention=0)
+        teach(learner, seed + 7)
     if name.endswith("log"):
         words = [sys.executable, "-c", LEAVE_A_LOG, str(path), str(seed + 8)]
         assert subprocess.run(words, cwd=ROOT, check=False).returncode == -signal.SIGKILL

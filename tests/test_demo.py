@@ -10,7 +10,7 @@ import onnxruntime
 from PIL import Image
 
 from edge_cl import Learner
-from edge_cl.demo.chart import draw_curves
+from edge_cl.charts import draw_curves
 from edge_cl.demo.digits import NAMES, load_digits, split
 
 from .test_cli import as_json, run

@@ -20,15 +20,10 @@ from edge_cl.state import store
 from edge_cl.state.parts import Parts
 from edge_cl.state.versions import n_lines
 
-from .examine import DIM, Examiner, batch
+from .examine import DIM, FORMS, Examiner, teach
 
 HUGE = (1 << 63) - 1
 Change = Callable[[bytes], bytes]
-RECIPES: dict[str, dict[str, Any]] = {
-    "edge": {"recipe": "edge", "codec": "sketch"},
-    "ewc": {"recipe": "ewc", "codec": "int8"},
-    "eigen": {"recipe": "edge", "codec": "eigen"},
-}
 NOTHING = dict.fromkeys(("weights", "bias", "counts", "means", "scatter", "fisher", "records", "hits", "codebook"), b"")
 SCHEMAS = {
     "a view that never ends": """DROP TABLE log; CREATE VIEW log AS WITH RECURSIVE endless(slot, line) AS
@@ -84,6 +79,16 @@ SCHEMAS = {
     "a codec that is none": "UPDATE settings SET value = '../codec' WHERE key = 'codec'",
     "another recipe": "UPDATE settings SET value = 'ewc' WHERE key = 'recipe'",
     "another codec": "UPDATE settings SET value = 'int8' WHERE key = 'codec'",
+    "another head": "INSERT INTO settings VALUES ('head', 'cosine')",
+    "a head of two layers": "INSERT INTO settings VALUES ('head', 'mlp')",
+    "a head of numbers": "INSERT INTO settings VALUES ('head', 'regression')",
+    "a head that is none": "INSERT INTO settings VALUES ('head', '__class__')",
+    "units beyond measure": f"INSERT INTO settings VALUES ('hidden_units', '{HUGE}')",
+    "features that were never drawn": "INSERT INTO settings VALUES ('random_features', '7')",
+    "features beyond measure": f"INSERT INTO settings VALUES ('random_features', '{HUGE}')",
+    "features of other features": "INSERT INTO settings VALUES ('input_dim', '16')",
+    "tasks that there are not": "INSERT INTO settings VALUES ('has_tasks', 'True')",
+    "tasks of another kind": "INSERT INTO settings VALUES ('has_tasks', '7')",
     "half precision without a GPU": "UPDATE settings SET value = '16' WHERE key = 'precision'",
 }
 
@@ -166,6 +171,32 @@ FORGERIES: dict[str, tuple[str, int | None, dict[str, Change | bytes]]] = {
         {"codebook": lambda data: data[:16] + b"\xff" * 99 + data[115:]},
     ),
     "a codebook of a loss that is none": ("eigen", None, {"codebook": record(HEADER.size - 4, b"\x00\x00\xc0\x7f")}),
+    "a frame that is none": ("cosine", None, {"frame": floats(3, np.nan)}),
+    "a frame beyond all samples": ("cosine", None, {"frame": floats(ALL, 3e38)}),
+    "a frame cut short": ("cosine", None, {"frame": lambda data: data[:-4]}),
+    "a frame that is missing": ("cosine", None, {"frame": b""}),
+    "a frame that the head has not": ("edge", None, {"frame": bytes(8 * DIM)}),
+    "a hidden layer that is none": ("mlp", None, {"hidden": floats(3, np.nan)}),
+    "a hidden layer beyond all samples": ("mlp", None, {"hidden": floats(ALL, 3e38)}),
+    "a hidden layer cut short": ("mlp", None, {"hidden": lambda data: data[:-4]}),
+    "a hidden layer that is missing": ("mlp", None, {"hidden": b""}),
+    "a hidden layer that the head has not": ("edge", None, {"hidden": bytes(4 * 6 * (DIM + 6))}),
+    "a hidden Fisher below zero": ("mlp", None, {"hidden_fisher": floats(5, -1.0)}),
+    "a hidden Fisher cut short": ("mlp", None, {"hidden_fisher": lambda data: data[:-4]}),
+    "a hidden Fisher of no layer": ("edge", None, {"hidden_fisher": bytes(4 * 6 * (DIM + 6))}),
+    "anchors that are none": ("ewc", None, {"fisher": floats(-1, np.inf)}),
+    "values beyond all samples": ("regression", None, {"means": floats(-1, 3e38)}),
+    "a mean of values that is another": ("regression", None, {"means": floats(-1, 1e6)}),
+    "a count of nothing in a regression": ("regression", None, {"counts": counts(0)}),
+    "an output that was never learnt": ("regression", None, {"classes": b'["y0", "y1"]'}),
+    "a regression without outputs": ("regression", None, {"classes": b"[]", "weights": b"", "bias": b""}),
+    "squares of values below zero": ("regression", None, {"scatter": floats(-1, -1.0)}),
+    "sums of a regression cut short": ("regression", None, {"scatter": lambda data: data[:-4]}),
+    "sums of a regression that are missing": ("regression", None, {"scatter": b""}),
+    "values that are none": ("regression", None, {"records": record(6 + 4 * DIM, b"\x00\x00\xc0\x7f")}),
+    "a class of no task": ("tasks", None, {"classes": names("class-0")}),
+    "a class of a task without a name": ("tasks", None, {"classes": names("/class-0")}),
+    "another D than was drawn": ("random", DIM, {}),
     "codes without a codebook": ("eigen", None, {"codebook": b"", "records": bytes(30), "hits": bytes(5)}),
 }
 
@@ -181,12 +212,12 @@ def examiner() -> Iterator[Examiner]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a whole file of each recipe."""
     folder = tmp_path_factory.mktemp("whole")
-    for name, options in RECIPES.items():
+    for name, options in {**FORMS, "tasks": {}}.items():
         with Learner.create(folder / name, device="cpu", replay_bytes=2_000, **options) as learner:
             for seed in range(3):
-                learner.learn(*batch(seed), min_retention=0)
-            assert len(learner.classes) == 5
-    return {name: folder / name for name in RECIPES}
+                teach(learner, seed, task="a" if name == "tasks" else None)
+            assert len(learner.classes) == (0 if name == "regression" else 5)
+    return {name: folder / name for name in (*FORMS, "tasks")}
 
 
 def forge(path: Path, dim: int | None, changes: dict[str, Change | bytes]) -> None:
@@ -231,7 +262,7 @@ def test_a_forged_version_is_named(name: str, tmp_path: Path, whole: dict[str, P
     assert_named(examiner, path)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*FORMS, "tasks"])
 def test_forging_nothing_is_harmless(recipe: str, tmp_path: Path, whole: dict[str, Path], examiner: Examiner) -> None:
     path = Path(shutil.copy(whole[recipe], tmp_path / "a.ecl"))
     forge(path, None, {})

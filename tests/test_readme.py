@@ -25,7 +25,8 @@ def test_every_edge_cl_line_of_the_use_section_runs(tmp_path: Path, photos: Phot
     root = photos("door", "mailbox")
     for name in ("door", "mailbox"):
         (root / name / "1.png").rename(root / name / "1.jpg")  # the suffix does not matter to the decoder
-    lines = [line for line in README.splitlines() if line.startswith("edge-cl ")]
+    use = README.split("## Use", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in use.splitlines() if line.startswith("edge-cl ")]
     assert len(lines) >= 7
     for line in lines:
         words = shlex.split(line, comments=True)[1:]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ import pytest
 from edge_cl import Learner
 from edge_cl.errors import InputError, StateBusyError, StateError, StateMissingError, StateReadOnlyError
 from edge_cl.state import file as state_file
+from edge_cl.state.check import check_file
 from edge_cl.state.parts import pack_triangle, unpack_triangle
+from edge_cl.state.schema import NEWER
 
 from .conftest import clusters
 
@@ -40,8 +43,31 @@ def test_golden_file_has_the_documented_marks(tmp_path: Path) -> None:
     data = taught(tmp_path / "a.ecl").read_bytes()
     assert data[:16] == b"SQLite format 3\0"
     assert data[18:20] == b"\x02\x02"  # write-ahead log
-    assert data[60:64] == (2).to_bytes(4, "big")  # user_version: the format
+    assert data[60:64] == (3).to_bytes(4, "big")  # user_version: the format
     assert data[68:72] == b"ECL1"  # application_id
+
+
+FORMS: tuple[dict[str, Any], ...] = (
+    {},
+    {"head": "cosine"},
+    {"head": "mlp"},
+    {"head": "regression", "recipe": "edge"},
+    {"random_features": 20},
+    {"recipe": "l2"},
+)
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_a_file_is_of_the_least_format_that_can_hold_it(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Programs of format 2 go on reading what they can."""
+    path = tmp_path / "a.ecl"
+    with Learner.create(path, **{"recipe": "replay", **options}) as learner:
+        features, names = clusters(3, 8, DIM)
+        learner.learn(features, np.arange(24.0) if learner.head_kind == "regression" else names)
+    assert path.read_bytes()[60:64] == (3 if options else 2).to_bytes(4, "big")
+    keys = {key for (key,) in sqlite3.connect(path).execute("SELECT key FROM settings")}
+    assert bool(keys & set(NEWER)) == bool(options.keys() - {"recipe"})
+    assert not list(check_file(str(path)))
 
 
 def test_one_file_once_closed(tmp_path: Path) -> None:
@@ -72,7 +98,7 @@ def test_a_missing_empty_foreign_or_newer_file_is_refused_and_left_alone(tmp_pat
         "text.ecl": "begins with",
         "folder.ecl": "cannot be read",
         "other.ecl": "something else",
-        "newer.ecl": "format is 99, this edge_cl reads 1 to 2",
+        "newer.ecl": "format is 99, this edge_cl reads 1 to 3",
     }
     before = {name: (tmp_path / name).read_bytes() for name in wanted if name != "folder.ecl"}
     for name, words in wanted.items():

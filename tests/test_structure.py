@@ -16,10 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS = [  # a module may import from its own floor's package and from floors below
     {"edge_kernels"},
-    {"edge_cl.errors", "edge_cl.files"},
-    {"edge_cl.devices"},
-    {"edge_cl.head", "edge_cl.statistics", "edge_cl.refine"},
-    {"edge_cl.anchor", "edge_cl.ewc"},
+    {"edge_cl.errors", "edge_cl.files", "edge_cl.metrics", "edge_cl.charts"},
+    {"edge_cl.devices", "edge_cl.quantities"},
+    {
+        "edge_cl.statistics",
+        "edge_cl.refine",
+        "edge_cl.feature_map",
+        "edge_cl.hidden",
+        "edge_cl.cholesky",
+        "edge_cl.companion",
+    },
+    {"edge_cl.anchor", "edge_cl.ewc", "edge_cl.ridge", "edge_cl.head"},
     {"edge_cl.codecs"},
     {"edge_cl.replay"},
     {"edge_cl.memory"},
@@ -27,10 +34,12 @@ FLOORS = [  # a module may import from its own floor's package and from floors b
     {"edge_cl.state"},
     {"edge_cl.learning"},
     {"edge_cl.export", "edge_cl.update", "edge_cl.samples", "edge_cl.reports"},
-    {"edge_cl.current", "edge_cl.forgetting", "edge_cl.comparison"},
+    {"edge_cl.current", "edge_cl.forgetting", "edge_cl.comparison", "edge_cl.regression", "edge_cl.tasks"},
     {"edge_cl.revision"},
+    {"edge_cl.answering"},
+    {"edge_cl.teaching"},
     {"edge_cl.learner"},
-    {"edge_cl.demo"},
+    {"edge_cl.demo", "edge_cl.bench"},
     {"edge_cl.cli"},
 ]
 

@@ -15,6 +15,9 @@ from edge_cl import Learner
 from edge_cl.errors import StateBusyError, StateError
 from edge_cl.state import StateFile
 from edge_cl.state.check import check_file
+from edge_cl.state.store import seal
+
+from .test_hostile_files import forge
 
 DUMP = Path(__file__).with_name("format1.sql")  # what the last program of format 1 wrote: 3 classes of 7 samples, D = 5
 FIRST_ANSWER = (0.9234659075737, 0.0680505558848381, 0.00848351325839758)  # and what it said of the first of them
@@ -181,3 +184,32 @@ def test_two_processes_that_upgrade_at_once_lose_no_update(tmp_path: Path) -> No
             child.stdin.flush()
         assert sorted(child.communicate()[0] for child in children) == ["3\n", "4\n"]
         assert not list(check_file(str(path)))
+
+
+def test_the_penalty_of_a_format_2_file_is_held_on_as_it_was(tmp_path: Path) -> None:
+    """Its `ewc` had the diagonal Fisher around the last head, which is now one anchor among others."""
+    path = tmp_path / "a.ecl"
+    features, names = np.random.default_rng(0).normal(size=(40, 6)), ["a", "b", "c", "d"] * 10
+    with Learner.create(path, recipe="ewc-diagonal") as learner:
+        learner.learn(features, names)
+        head, wanted = learner.head, learner._current.memory().fisher
+    rows = np.concatenate([head.weights, head.bias[:, None]], axis=1)
+    np.testing.assert_allclose(wanted[:, 7:], wanted[:, :7] * rows, rtol=1e-5)
+    forge(path, None, {"fisher": wanted[:, :7].astype("<f4").tobytes()})
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("UPDATE settings SET value = 'ewc' WHERE key = 'recipe'")
+    connection.execute("PRAGMA user_version = 2")
+    seal(connection)
+    connection.close()
+    assert not list(check_file(str(path)))
+    with Learner.open(path, read_only=True) as learner:
+        assert learner.recipe == "ewc-diagonal"
+        np.testing.assert_allclose(learner._current.memory().fisher, wanted, rtol=1e-5)
+    assert path.read_bytes()[60:64] == (2).to_bytes(4, "big")
+    with Learner.open(path) as learner:
+        learner.learn(features[:5], names[:5], min_retention=0)
+    assert not list(check_file(str(path)))
+    assert path.read_bytes()[60:64] == (3).to_bytes(4, "big")
+    with Learner.open(path) as learner:
+        assert learner.recipe == "ewc-diagonal"
+        assert learner._current.memory().fisher.shape == (4, 14)

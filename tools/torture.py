@@ -41,6 +41,8 @@ LIVES: tuple[dict[str, Any], ...] = (  # the settings of one file after another
     {"recipe": "ewc", "codec": "int8", "selection": "herding"},
     {"recipe": "edge", "codec": "eigen"},
     {"recipe": "replay", "codec": "float16"},
+    {"head": "cosine", "codec": "float16"},
+    {"head": "mlp", "recipe": "ewc-diagonal", "hidden_units": 8},
 )
 KILLS_PER_LIFE = 25
 REPLAY_BYTES, HISTORY_BYTES = (1_500, 3_000, 6_000), (20_000, 60_000, 120_000)

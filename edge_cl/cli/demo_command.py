@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from edge_cl.charts import draw_curves
 from edge_cl.cli.options import AnyPath, json_option
 from edge_cl.cli.output import note, show_json, show_table
-from edge_cl.demo.chart import draw_curves
 from edge_cl.demo.digits import N_TRAIN
 from edge_cl.demo.run import Result, Stage, run_demo
 from edge_cl.files import write_whole

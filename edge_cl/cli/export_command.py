@@ -26,6 +26,7 @@ def command(state: str, target: str, kind: str, backbone: str | None, as_json: b
             "kind": kind,
             "bytes": os.path.getsize(target),
             "classes": len(learner.classes),
+            "outputs": len(learner.outputs),
             "version": learner.version,
         }
     if as_json:

@@ -19,7 +19,10 @@ def command(state: str, as_json: bool) -> None:
         facts = {
             "version": learner.version,
             "recipe": learner.recipe,
+            "head": learner.head_kind,
             "classes": list(learner.classes),
+            "tasks": list(learner.tasks),
+            "outputs": list(learner.outputs),
             "backbone": {"name": info.name, "sha256": info.sha256, "dim": info.dim} if info else None,
             "state_bytes": learner.state_bytes,
             "replay": learner.replay_usage(),
@@ -27,10 +30,13 @@ def command(state: str, as_json: bool) -> None:
         if as_json:
             show_json(facts)
             return
+        named = [("tasks", learner.tasks)] if learner.tasks else []
+        named.append(("outputs", learner.outputs) if learner.outputs else ("classes", learner.classes))
         rows = [
             ("version", str(learner.version)),
             ("recipe", learner.recipe),
-            ("classes", f"{len(learner.classes)}: {', '.join(learner.classes)}"),
+            ("head", learner.head_kind),
+            *((what, f"{len(names)}: {', '.join(names)}") for what, names in named),
             (
                 "backbone",
                 f"{info.name}, D = {info.dim}, sha256 {info.sha256}" if info else "none: samples are features",

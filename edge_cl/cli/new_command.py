@@ -9,6 +9,7 @@ import click
 from edge_cl.cli.options import Bytes, Number, Numbers, json_option, state_argument
 from edge_cl.cli.output import show_json, show_table
 from edge_cl.codecs import AUTO, CODECS, DEFAULT_CODEC
+from edge_cl.head import HEADS, HIDDEN_UNITS
 from edge_cl.learner import Learner
 from edge_cl.recipes import RECIPES
 from edge_cl.replay import SELECTIONS
@@ -39,6 +40,21 @@ from edge_cl.state import DEVICES, MEMORY, PRECISIONS
     help="Bytes of earlier versions, to roll back to.",
 )
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="edge", show_default=True)
+@click.option(
+    "--head",
+    type=click.Choice(HEADS),
+    default="linear",
+    show_default=True,
+    help="'cosine': unit features and rows; 'mlp': a hidden layer beside the linear one; 'regression': numbers.",
+)
+@click.option("--hidden-units", type=int, default=HIDDEN_UNITS, show_default=True, help="Of an mlp head.")
+@click.option(
+    "--random-features",
+    type=int,
+    default=0,
+    show_default=True,
+    help="That a sample becomes first; 0: it stays as it is.",
+)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option(
     "--precision",
@@ -65,14 +81,15 @@ def command(state: str, backbone: str, as_json: bool, **options: Any) -> None:
         raise click.UsageError(f"{MEMORY} keeps nothing once this command has ended; name a file")
     name = None if backbone == "none" else backbone
     with Learner.create(state, backbone=name, preprocessing=given, **options) as learner:
-        info = learner.backbone_info
+        info, codec = learner.backbone_info, learner.codec
     facts = {
         "state": state,
         "backbone": info.name if info else None,
         "dim": info.dim if info else None,
         "recipe": options["recipe"],
+        "head": options["head"],
         "replay_bytes": options["replay_bytes"],
-        "codec": options["codec"],
+        "codec": codec,
         "history_bytes": options["history_bytes"],
     }
     if as_json:

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from edge_cl.errors import InputError
+from edge_cl.quantities import parse_bytes
 from edge_cl.state import DEVICES, TIMEOUT
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON value on stdout instead of a table.")
 device_option = click.option("--device", type=click.Choice(DEVICES), help="Instead of what the state was made with.")
 backbone_option = click.option("--backbone", metavar="FILE", help="Where the backbone's file is now, if it was moved.")
+task_option = click.option("--task", metavar="NAME", help="That the classes belong to, where classes have tasks.")
 timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(0, 86_400),
@@ -49,10 +50,10 @@ class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """Return the number of bytes."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", value)
-        if not match or match[2].upper() not in UNITS:
-            self.fail(f"expected bytes such as 1000000, 500kB or 2MiB; found {value!r}", param, ctx)
-        return int(float(match[1]) * UNITS[match[2].upper()])
+        try:
+            return parse_bytes(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]

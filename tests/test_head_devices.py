@@ -1,0 +1,112 @@
+"""Heads of other kinds on torch's tensors: their code is the same, and so is what it comes to.
+
+The kernels are the processor's, reached through the same memory: those of CUDA have tests of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_cl.devices import HOST, Device
+from edge_cl.head import Head
+from edge_cl.memory import Memory
+from edge_cl.recipes import RECIPES
+from edge_cl.update import propose
+
+Array = NDArray[Any]
+
+
+class Kernels:
+    """The processor's kernels for torch's tensors."""
+
+    def __getattr__(self, name: str) -> Any:
+        torch, kernel = pytest.importorskip("torch"), getattr(HOST.kernels, name)
+
+        def numpy_of(value: Any) -> Any:
+            return value.numpy() if isinstance(value, torch.Tensor) else value
+
+        def tensor_of(value: Any) -> Any:
+            if isinstance(value, tuple):
+                made = [tensor_of(part) for part in value]
+                return type(value)(*made) if hasattr(value, "_fields") else tuple(made)
+            return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            found = kernel(*map(numpy_of, arguments), **{key: numpy_of(value) for key, value in options.items()})
+            return tensor_of(found)
+
+        return run
+
+
+def torch_device() -> Device:
+    """Return a device whose arrays are torch's, on the processor."""
+    pytest.importorskip("torch")
+    from edge_cl.devices.cuda import CudaDevice
+
+    class TorchDevice(CudaDevice):
+        kernels = Kernels()
+
+    return TorchDevice("cpu")
+
+
+def problem(kind: str) -> tuple[Array, list[str]]:
+    """Return samples in three classes; rings, which planes do not tell apart, for a hidden layer."""
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    if kind == "mlp":
+        angle, radius = rng.uniform(0, 2 * np.pi, 240), 1 + y + 0.1 * rng.normal(size=240)
+        x = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(240, 2.0)], axis=1)
+    else:
+        x = 2 + rng.normal(size=(3, 3))[y] + 0.3 * rng.normal(size=(240, 3))
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    names = [f"{'ab'[n % 2]}/{k}" if kind == "tasks" else f"c{k}" for n, k in enumerate(y)]
+    return x.astype(np.float32), names
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [
+        ("cosine", "slda"),
+        ("cosine", "edge"),
+        ("cosine", "replay"),
+        ("mlp", "edge"),
+        ("mlp", "replay"),
+        ("mlp", "ewc-diagonal"),
+        ("mlp", "joint"),
+        ("tasks", "slda"),
+        ("tasks", "edge"),
+        ("tasks", "replay"),
+    ],
+)
+def test_torch_tensors_come_to_the_same(kind: str, recipe: str) -> None:
+    x, names = problem(kind)
+    heads: list[Head] = []
+    for device in (HOST, torch_device()):
+        memory = Memory.empty(3, has_scatter=RECIPES[recipe].has_scatter, replay_bytes=10**5, seed=0)
+        form = "linear" if kind == "tasks" else kind
+        memory = replace(memory, head=Head.empty(3, form, has_tasks=kind == "tasks", hidden_units=16))
+        for rows in (slice(0, 150), slice(150, 240)):
+            memory = propose(memory, RECIPES[recipe], x[rows], names[rows], device).memory
+        heads.append(memory.head)
+    host, there = heads
+    if kind == "mlp":  # not convex: what both must agree on is how well they do
+        assert host.hidden is not None
+        assert there.hidden is not None
+        assert host.hidden.rows.any()
+        assert len(there.hidden.fisher) == len(host.hidden.fisher)
+        right = [np.mean([h.classes[k] == n for k, n in zip(h.logits(x).argmax(1), names, strict=True)]) for h in heads]
+        assert min(right) > 0.9
+    for task in host.tasks or ("",):  # across tasks, nothing says how loud one is beside the other
+        both = [(head.of_task(task) if task else head).predict(x) for head in heads]
+        if recipe == "slda":
+            np.testing.assert_allclose(both[1], both[0], atol=1e-3)
+        elif kind != "mlp":  # as near as the minimiser's tolerance, 1e-5 of the loss, brings them
+            assert np.mean(both[0].argmax(axis=1) == both[1].argmax(axis=1)) > 0.97
+    if kind == "cosine":
+        lengths = np.linalg.norm(there.rows[0], axis=1)
+        np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
