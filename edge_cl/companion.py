@@ -65,13 +65,13 @@ class Companion:
 
     @classmethod
     def unpack(cls, data: bytes, n_classes: int, dim: int) -> Companion:
-        """Return what `pack` gave; one of zeros of no bytes.
+        """Return what `pack` gave; one of no rows of no bytes.
 
         Raises:
             ValueError: it gave something else.
         """
         if not data:
-            return cls.empty(dim).grow(n_classes)
+            return cls.empty(dim)
         if len(data) != 8 * HEADER + 4 * n_classes * (dim + 1):
             raise ValueError(f"a companion of {len(data)} bytes beside {n_classes} classes")
         header = np.frombuffer(data, "<f8", HEADER)

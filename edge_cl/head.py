@@ -141,6 +141,7 @@ def choose(logits: Floats, labels: Ints, groups: Ints) -> Ints:
 
 def softmax(logits: Floats) -> Floats:
     """Return probabilities (N, K) in the type of the logits (N, K); each row sums to 1."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    with np.errstate(over="ignore"):  # a gap that float32 does not hold is a probability of 0
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: Floats = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities

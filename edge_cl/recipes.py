@@ -81,7 +81,7 @@ RECIPES = {
         Recipe("ncm", "means", trains=False),
         Recipe("icarl", "exemplars", trains=False, distils=True, replays=True, selection="herding"),
         Recipe("ewc", "previous", fisher="kronecker"),
-        Recipe("ewc+replay", "previous", fisher="kronecker", replays=True, balance="seen"),
+        Recipe("ewc+replay", "previous", fisher="kronecker", replays=True),
         Recipe("ewc-diagonal", "previous", fisher="diagonal", has_separate_anchors=True),
         Recipe("online-ewc", "previous", fisher="diagonal", decay=0.9),
         Recipe("l2", "previous", fisher="identity"),

@@ -135,6 +135,8 @@ class Teaching(Answering):
     def _answers(self, labels: Labels, n_samples: int, task: str | None) -> list[str] | Floats:
         """Return the names of the rows of N samples, or their values (N, M)."""
         if self.head_kind == "regression":
+            if self._current.dim:
+                self._current.memory()  # a damaged state says so before the labels are blamed
             return clean_values(labels, n_samples, len(self.outputs))
         return name_rows(clean_labels(labels, n_samples), task)
 

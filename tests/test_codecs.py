@@ -406,7 +406,7 @@ def test_heads_learnt_with_sketched_samples_are_as_right_as_with_whole_ones(reci
         accuracy = {}
         classes = np.random.default_rng(order).permutation(101)
         for name in ("sketch", "float32"):
-            has_scatter = RECIPES[recipe].anchor == "statistics"
+            has_scatter = RECIPES[recipe].has_scatter
             memory = Memory.empty(1280, has_scatter=has_scatter, replay_bytes=10**8, seed=order, codec=name)
             for task in np.array_split(classes, 10):
                 rows = np.isin(labels, task)

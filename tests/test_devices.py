@@ -225,7 +225,7 @@ x = x.astype(np.float32)
 
 def learn(name, device):
     recipe, chosen = RECIPES[name], ChosenDevice(device)
-    memory = Memory.empty(3, has_scatter=recipe.anchor == "statistics", replay_bytes=10**5, seed=0)
+    memory = Memory.empty(3, has_scatter=recipe.has_scatter, replay_bytes=10**5, seed=0)
     for rows in (np.arange(len(y)) % 2 == 0, np.arange(len(y)) % 2 == 1):
         names = [f"c{k}" for k in y[rows]]
         memory = chosen.run(lambda device: propose(memory, recipe, x[rows], names, device), x.size).memory
@@ -309,7 +309,7 @@ def test_an_update_goes_to_the_device_by_one_copy(monkeypatch: pytest.MonkeyPatc
     x, names = clusters(4, 10, 8)
     for recipe in RECIPES.values():
         copies.clear()
-        has_scatter = recipe.anchor == "statistics"
+        has_scatter = recipe.has_scatter
         memory = Memory.empty(8, has_scatter=has_scatter, replay_bytes=10**5, seed=0)
         memory = propose(memory, recipe, x, names, device).memory
         propose(memory, recipe, x, names, device)

@@ -84,6 +84,8 @@ def hold(task: Task, recipe: Recipe, train: Bools) -> Hold:
             return found
     xp, centre = namespace(task.features), mean_of(task)
     pull, level = xp.full((len(task.bias), 1), _prior(task), dtype=xp.float32), (_prior(task) / LOOSE) ** 0.5
+    if recipe.projects != "none":  # steps of gradient descent are as long as the steepest coordinate allows
+        level = 1.0
     if recipe.fisher == "identity" and float(old.max()) > 0:
         pull, level = pull + old[:, None], 1.0
     return Hold(*_anchor(task), centre, 1 / deviation_of(task, centre, train), level, pull)

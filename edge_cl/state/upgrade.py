@@ -173,7 +173,7 @@ def _memory(old: sqlite3.Connection, settings: Settings) -> Memory:
     scatter = unpack_triangle(triangle, dim) if len(triangle) else None
     statistics = Statistics(arrays["counts"], arrays["means"], scatter)
     replay = _replay(old, settings, dim, arrays["counts"])
-    head, companion = Head(classes, arrays["weights"], arrays["bias"]), Companion.empty(dim).grow(n_classes)
+    head, companion = Head(classes, arrays["weights"], arrays["bias"]), Companion.empty(dim)
     return Memory(head, statistics, arrays["fisher"], replay, companion)
 
 
