@@ -26,7 +26,7 @@ def normal_equations(x: np.ndarray, y: np.ndarray, strength: float) -> tuple[np.
 
 
 def strength_of(x: np.ndarray, ridge: float) -> float:
-    return ridge * float(np.square(x - x.mean(axis=0, dtype=np.float64)).sum()) / x.shape[1]
+    return float(ridge * float(np.square(x - x.mean(axis=0, dtype=np.float64)).sum()) / x.shape[1])
 
 
 @settings(max_examples=40, deadline=None)
