@@ -25,7 +25,7 @@ class Current:
         self.state = state
         self._settings = state.settings
         try:
-            self.recipe: Recipe = get_recipe(self._settings.recipe)
+            self.recipe: Recipe = get_recipe(self._settings.recipe, self._settings.balance)
         except InputError as error:
             raise StateError(f"{state.name}: damaged: {error}; restore a copy of it") from None
         self._head: Head | None = None

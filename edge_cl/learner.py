@@ -59,7 +59,8 @@ class Learner(Teaching):
         precision: int = 32,
         seed: int = 0,
         codec: str = DEFAULT_CODEC,
-        selection: str = "reservoir",
+        selection: str | None = None,
+        balance: str = "",
         head: str = "linear",
         hidden_units: int = HIDDEN_UNITS,
         random_features: int = 0,
@@ -80,7 +81,11 @@ class Learner(Teaching):
             seed: of every draw.
             codec: of the stored samples: `auto` (`float16` below D = 512, else `sketch`), `sketch`, `eigen`, `pq`,
                 `int4`, `int8`, `float16` or `float32`.
-            selection: which samples stay: `reservoir` (any) or `herding` (those that stand for their class's mean).
+            selection: which samples stay: `reservoir` (any) or `herding` (those that stand for their class's mean); None:
+                what the recipe says, for most any.
+            balance: what a sample counts in training, for recipes that train from the head before: `none` (1), `seen`
+                (as many as its class has seen for each at hand), `classes` (all classes the same), `logits` (1, with
+                the classes' shares as a prior that only training sees); empty: what the recipe says.
             head: `linear`, `cosine` (unit features, unit rows), `mlp` (a hidden layer beside the linear one), or
                 `regression` (labels are numbers).
             hidden_units: of an `mlp` head.
@@ -95,12 +100,13 @@ class Learner(Teaching):
             DeviceError: `cuda` was asked for, and cannot be used.
             StateError: the path exists or cannot be written.
         """
-        get_recipe(recipe)
+        chosen = get_recipe(recipe)
         check_timeout(timeout)
         if codec == AUTO:  # values and features of any units side by side; samples that a hidden layer trains on
-            codec = {"regression": "float32", "mlp": "float16"}.get(head, AUTO)
+            codec = {"regression": "float32", "mlp": "float16"}.get(head, "float32" if chosen.keeps_all else AUTO)
+        selection = chosen.selection if selection is None else selection
         numbers = (replay_bytes, seed, device, precision, codec, selection, history_bytes)
-        settings = Settings("", recipe, *numbers, head, hidden_units, random_features).checked()
+        settings = Settings("", recipe, *numbers, head, hidden_units, random_features, balance=balance).checked()
         if preprocessing and backbone is None:
             raise InputError("preprocessing: needs a backbone; pass backbone=... too")
         opened = None

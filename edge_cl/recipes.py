@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from edge_cl.errors import InputError
 
 Anchor = Literal["statistics", "means", "exemplars", "ridge", "previous", "nothing"]
 Balance = Literal["none", "seen", "classes", "logits"]
+BALANCES: tuple[Balance, ...] = get_args(Balance)
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,25 @@ RECIPES = {
 }
 
 
-def get_recipe(name: str) -> Recipe:
+def get_recipe(name: str, balance: str = "") -> Recipe:
     """Return the recipe of that name.
 
+    Args:
+        name: a key of `RECIPES`.
+        balance: one of `BALANCES` instead of the recipe's own; empty: its own.
+
     Raises:
-        InputError: there is none.
+        InputError: there is none, or its classes cannot be balanced.
     """
     if name not in RECIPES:
         raise InputError(f"recipe: expected one of {', '.join(RECIPES)}; found {name!r}")
-    return RECIPES[name]
+    recipe = RECIPES[name]
+    if not balance:
+        return recipe
+    if recipe.anchor != "previous":
+        trained = ", ".join(known for known, other in RECIPES.items() if other.anchor == "previous")
+        raise InputError(f"balance: expected a recipe that weighs samples, of {trained}; found {name!r}")
+    for known in BALANCES:
+        if known == balance:
+            return replace(recipe, balance=known)
+    raise InputError(f"balance: expected one of {', '.join(BALANCES)}; found {balance!r}")

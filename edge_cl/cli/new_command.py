@@ -11,7 +11,7 @@ from edge_cl.cli.output import show_json, show_table
 from edge_cl.codecs import AUTO, CODECS, DEFAULT_CODEC
 from edge_cl.head import HEADS, HIDDEN_UNITS
 from edge_cl.learner import Learner
-from edge_cl.recipes import RECIPES
+from edge_cl.recipes import BALANCES, RECIPES
 from edge_cl.replay import SELECTIONS
 from edge_cl.state import DEVICES, MEMORY, PRECISIONS
 
@@ -30,7 +30,9 @@ from edge_cl.state import DEVICES, MEMORY, PRECISIONS
 @click.option(
     "--codec", type=click.Choice([AUTO, *CODECS]), default=DEFAULT_CODEC, show_default=True, help="Of stored samples."
 )
-@click.option("--selection", type=click.Choice(SELECTIONS), default="reservoir", show_default=True, help="Who stays.")
+@click.option(
+    "--selection", type=click.Choice(SELECTIONS), help="Who stays.  [default: the recipe's, mostly reservoir]"
+)
 @click.option(
     "--history",
     "history_bytes",
@@ -40,6 +42,13 @@ from edge_cl.state import DEVICES, MEMORY, PRECISIONS
     help="Bytes of earlier versions, to roll back to.",
 )
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="edge", show_default=True)
+@click.option(
+    "--balance",
+    type=click.Choice(BALANCES),
+    default="",
+    help="What a sample counts in training: 1, as many as were seen, all classes alike, or 1 and a prior for training. "
+    " [default: the recipe's]",
+)
 @click.option(
     "--head",
     type=click.Choice(HEADS),

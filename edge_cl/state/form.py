@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edge_cl.state.schema import Settings
 
 MAX_UNITS = 4096
+EXACT_CODECS = ("float32", "float16")
 SUMS = ("edge", "ridge")  # recipes of a regression head: for the squared error both are the same sums
 
 
@@ -32,6 +33,12 @@ def check_form(settings: Settings) -> None:
             raise InputError(f"{name}: expected true or false; found {getattr(settings, name)!r}")
     if settings.input_dim and not settings.random_features:
         raise InputError(f"input_dim: expected 0 without random features; found {settings.input_dim}")
+    recipe = get_recipe(settings.recipe, settings.balance)
+    if recipe.keeps_all and settings.codec not in EXACT_CODECS:
+        raise InputError(
+            f"codec: recipe {recipe.name} stores samples as they are, by {' or '.join(EXACT_CODECS)}; "
+            f"found {settings.codec!r}"
+        )
     if settings.head == "regression":
         _check_regression(settings)
     if settings.head == "mlp" and not _trains_layers(settings.recipe):

@@ -10,7 +10,7 @@ are BLAKE2b of 16 bytes.
 |          |         |         | `selection`, `history_bytes`; `erasing`: there while what was forgotten may |
 |          |         |         | be in free pages; `seal`: digest of settings, kept versions, log and births; |
 |          |         |         | from format 3 on, where they are not the defaults: `head`, `hidden_units`, |
-|          |         |         | `random_features`, `input_dim`, `has_tasks`, `is_raised` |
+|          |         |         | `random_features`, `input_dim`, `has_tasks`, `is_raised`, `balance` |
 |          | value   | text    | of `backbone`: JSON, or empty where samples are features |
 | chunks   | id      | integer | from 1; a chunk never changes |
 |          | data    | blob    | a piece of a part |
@@ -60,7 +60,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = (32, 16)
 HISTORY_BYTES = 32_000_000
 NUMBERS = ("replay_bytes", "seed", "precision", "history_bytes", "hidden_units", "random_features", "input_dim")
-NEWER = ("head", "hidden_units", "random_features", "input_dim", "has_tasks", "is_raised")  # than format 2
+NEWER = ("head", "hidden_units", "random_features", "input_dim", "has_tasks", "is_raised", "balance")  # than format 2
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Settings:
         input_dim: features of a sample before they become random ones; 0 until the first is learnt, or without those.
         has_tasks: whether the names of classes begin with that of their task.
         is_raised: whether features are raised to a power; the first ones decide.
+        balance: of the classes in training, instead of the recipe's own; empty: its own.
     """
 
     backbone: str
@@ -100,6 +101,7 @@ class Settings:
     input_dim: int = 0
     has_tasks: bool = False
     is_raised: bool = False
+    balance: str = ""
 
     @property
     def format(self) -> int:
