@@ -60,7 +60,7 @@ class Learner(Teaching):
         seed: int = 0,
         codec: str = DEFAULT_CODEC,
         selection: str | None = None,
-        balance: str = "",
+        balance: str | None = None,
         head: str = "linear",
         hidden_units: int = HIDDEN_UNITS,
         random_features: int = 0,
@@ -81,11 +81,11 @@ class Learner(Teaching):
             seed: of every draw.
             codec: of the stored samples: `auto` (`float16` below D = 512, else `sketch`), `sketch`, `eigen`, `pq`,
                 `int4`, `int8`, `float16` or `float32`.
-            selection: which samples stay: `reservoir` (any) or `herding` (those that stand for their class's mean); None:
-                what the recipe says, for most any.
+            selection: which samples stay: `reservoir` (any) or `herding` (those that stand for their class's mean);
+                None: what the recipe says, for most any.
             balance: what a sample counts in training, for recipes that train from the head before: `none` (1), `seen`
                 (as many as its class has seen for each at hand), `classes` (all classes the same), `logits` (1, with
-                the classes' shares as a prior that only training sees); empty: what the recipe says.
+                the classes' shares as a prior that only training sees); None: what the recipe says.
             head: `linear`, `cosine` (unit features, unit rows), `mlp` (a hidden layer beside the linear one), or
                 `regression` (labels are numbers).
             hidden_units: of an `mlp` head.
@@ -106,7 +106,7 @@ class Learner(Teaching):
             codec = {"regression": "float32", "mlp": "float16"}.get(head, "float32" if chosen.keeps_all else AUTO)
         selection = chosen.selection if selection is None else selection
         numbers = (replay_bytes, seed, device, precision, codec, selection, history_bytes)
-        settings = Settings("", recipe, *numbers, head, hidden_units, random_features, balance=balance).checked()
+        settings = Settings("", recipe, *numbers, head, hidden_units, random_features, balance=balance or "").checked()
         if preprocessing and backbone is None:
             raise InputError("preprocessing: needs a backbone; pass backbone=... too")
         opened = None

@@ -89,6 +89,8 @@ SCHEMAS = {
     "features of other features": "INSERT INTO settings VALUES ('input_dim', '16')",
     "tasks that there are not": "INSERT INTO settings VALUES ('has_tasks', 'True')",
     "tasks of another kind": "INSERT INTO settings VALUES ('has_tasks', '7')",
+    "a balance that is none": "INSERT INTO settings VALUES ('balance', '../balance')",
+    "a balance that the recipe has not": "INSERT INTO settings VALUES ('balance', 'classes')",
     "half precision without a GPU": "UPDATE settings SET value = '16' WHERE key = 'precision'",
 }
 

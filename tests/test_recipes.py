@@ -296,3 +296,49 @@ def test_a_learner_of_every_recipe_is_saved_forgets_and_goes_back(name: str, tmp
         learner.learn(*blobs(9, DIM, range(4, 6), seed=4), min_retention=0)
         learner.rollback(learner.version - 1)
         assert all(a.version < b.version for a, b in pairwise(learner.versions()))
+
+
+def imbalanced() -> tuple[np.ndarray, np.ndarray]:
+    """Return 1,000 samples of one class and 5 of each of two others, which overlap."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(3), [1000, 5, 5])
+    return (2.2 * np.eye(3, 8)[y] + rng.normal(size=(len(y), 8))).astype(np.float32), y
+
+
+@pytest.mark.parametrize("balance", ["classes", "logits"])
+def test_rare_classes_are_found_where_classes_are_balanced(balance: str) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(3000) % 3
+    test = (2.2 * np.eye(3, 8)[labels] + rng.normal(size=(3000, 8))).astype(np.float32)
+    accuracy = {}
+    for tried in (None, balance):
+        with Learner.create(":memory:", recipe="replay", balance=tried, codec="float32") as learner:
+            learner.learn(*imbalanced())
+            accuracy[tried] = learner.evaluate(test, labels).class_mean_accuracy
+    assert accuracy[balance] > accuracy[None] + 0.05  # 3,000 samples: five standard errors
+
+
+def test_a_balance_is_remembered_and_only_where_samples_are_weighed(tmp_path: Any) -> None:
+    with Learner.create(tmp_path / "a.ecl", recipe="replay", balance="classes"):
+        pass
+    with Learner.open(tmp_path / "a.ecl") as learner:
+        assert learner._current.recipe == get_recipe("replay", "classes")
+        assert learner._current.recipe.balance == "classes"
+    for recipe in ("edge", "slda", "joint", "icarl"):
+        with pytest.raises(InputError, match=f"balance: expected a recipe that weighs samples, of ewc, .*{recipe!r}"):
+            Learner.create(":memory:", recipe=recipe, balance="classes")
+    with pytest.raises(InputError, match="balance: expected one of none, seen, classes, logits; found 'magic'"):
+        Learner.create(":memory:", recipe="replay", balance="magic")
+
+
+def test_a_recipe_says_how_samples_are_stored_unless_the_user_does() -> None:
+    with Learner.create(":memory:", recipe="icarl") as learner:
+        assert learner._current.settings.selection == "herding"
+    with Learner.create(":memory:", recipe="icarl", selection="reservoir") as learner:
+        assert learner._current.settings.selection == "reservoir"
+    with Learner.create(":memory:", recipe="joint") as learner:
+        assert learner.codec == "float32"
+    with pytest.raises(
+        InputError, match="codec: recipe joint stores samples as they are, by float32 or float16; found"
+    ):
+        Learner.create(":memory:", recipe="joint", codec="int4")

@@ -45,7 +45,6 @@ from edge_cl.state import DEVICES, MEMORY, PRECISIONS
 @click.option(
     "--balance",
     type=click.Choice(BALANCES),
-    default="",
     help="What a sample counts in training: 1, as many as were seen, all classes alike, or 1 and a prior for training. "
     " [default: the recipe's]",
 )
