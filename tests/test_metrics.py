@@ -93,7 +93,7 @@ def test_a_task_without_test_samples_counts_nowhere() -> None:
 @st.composite
 def class_courses(draw: st.DrawFn) -> tuple[Floats, list[int]]:
     n_tasks, n_classes = draw(st.integers(2, 5)), draw(st.integers(1, 6))
-    shares = st.one_of(st.floats(0, 1), st.just(0.0))
+    shares = st.one_of(st.floats(1e-6, 1), st.just(0.0))  # a share of samples: none is smaller than one of them
     matrix = draw(arrays(np.float64, (n_tasks, n_classes), elements=shares))
     return matrix, draw(st.lists(st.integers(0, n_tasks - 1), min_size=n_classes, max_size=n_classes))
 
