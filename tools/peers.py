@@ -167,8 +167,8 @@ def run_peer(kind: Kind, budget: str, streams: Sequence[Stream], tuning: Stream,
         log.write()
         done = result.error or f"{100 * result.figures['final_accuracy']:.2f} %"
         say(f"{key}, order {stream.seed}: {done} in {time.perf_counter() - begin:.0f} s")
-        if result.error:
-            break  # what fails along one order fails along all
+        if result.error and not any(log.has(kind.name, shown, stream.seed) for stream in streams):
+            break  # what never ran is not tried along every order
 
 
 def choose(kind: Kind, tuning: Stream, n_bytes: int) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _title(header: dict[str, Any]) -> str:
 
 def _curves(rows: Sequence[Row]) -> str:
     """Return a table of the accuracy on everything seen so far, after each task."""
-    curves = [(row, row.mean_curve("seen_accuracies")) for row in rows if not row.error]
+    curves = [(row, row.mean_curve("seen_accuracies")) for row in rows if row.n_failed < len(row.results)]
     n_tasks = max((len(curve) for _, curve in curves), default=0)
     heads = ["after task", "replay", *(str(t + 1) for t in range(n_tasks))]
     lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * n_tasks]

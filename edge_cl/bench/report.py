@@ -65,6 +65,11 @@ class Row:
         """Why the first that failed did; empty where none did."""
         return next((result.error for result in self.results if result.error), "")
 
+    @property
+    def n_failed(self) -> int:
+        """Along how many orders it failed."""
+        return sum(bool(result.error) for result in self.results)
+
     def mean(self, figure: str) -> float:
         """Return the mean of a figure over the orders; NaN where there is none."""
         values = self._values(figure)
@@ -94,7 +99,7 @@ def gather(results: Sequence[Result]) -> list[Row]:
 
 
 def to_markdown(title: str, rows: Sequence[Row]) -> str:
-    """Return a table of the rows: shares in percent with their deviation; a row that failed tells why.
+    """Return a table of the rows: shares in percent with their deviation, over the orders that ran; why others failed.
 
     Args:
         title: one line above it.
@@ -105,9 +110,11 @@ def to_markdown(title: str, rows: Sequence[Row]) -> str:
     lines = [title, "", f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for row in rows:
         cells = [f"`{row.recipe}`", row.budget or "-"]
-        if row.error:
+        if row.n_failed == len(row.results):
             cells += [f"failed: {row.error.replace('|', '/')}", *[""] * (len(heads) - 3)]
         else:
+            if row.error:
+                cells[0] += f" ({row.n_failed} of {len(row.results)} orders failed: {row.error.replace('|', '/')})"
             cells += [_percent(row.mean(name), row.deviation(name)) for name in shown]
             cells += [_amount(row.mean("seconds"), 1), _amount(row.mean("state_bytes"), 0)]
         lines.append(f"| {' | '.join(cells)} |")
