@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.cholesky import inverse_cholesky
@@ -26,6 +27,7 @@ SHRINKAGES = (
 )  # tried, from the first on that is not less than the least
 MIN_LEFT = 1e-3  # of a sample that a covariance would be made of alone
 MIN_SHRINKAGE = 1e-4  # keeps the factorisation in float32 safe where a feature is always 0
+EPSILON = 2.0**-24  # rounding of float32
 MAX_SPREAD = 10.0  # between a feature's deviation and the median one; those of deep features lie within
 
 
@@ -79,7 +81,9 @@ class Whitened:
     def levels(self) -> Floats:
         """Logits (K,) of the LDA at the centre, all classes as likely as each other before."""
         level: Floats = -0.5 * (self.expected**2).sum(1)
-        return level if self.signal > 0 else 0 * level
+        if self.signal > 0:
+            return level
+        return _apart(self.means) * level if self.weight is None else 0 * level
 
     def transform(self, features: Floats) -> Floats:
         """Return z (N, D) for features (N, D)."""
@@ -148,9 +152,13 @@ def whiten(statistics: Statistics, shrinkage: float | None = None) -> Whitened:
     """
     moments = _Moments.of(statistics)
     least = max(oracle_shrinkage(moments.scatter, moments.degrees), MIN_SHRINKAGE)
+    try:
+        space = moments.whiten(statistics, max(shrinkage or 0.0, least))
+    except np.linalg.LinAlgError:
+        least = max(least, rounding_shrinkage(moments.scatter, moments.degrees))
+        space = moments.whiten(statistics, max(shrinkage or 0.0, least))
     if shrinkage is not None:
-        return moments.whiten(statistics, max(shrinkage, least))
-    space = moments.whiten(statistics, least)
+        return space
     if space.weight is None or len(space.means) < 2:
         return space
     separation = moments.separation(space)
@@ -197,7 +205,7 @@ class _Moments:
         if not has_within:
             scatter = scatter + between.T @ between
             degrees += n_classes - 1
-        units = far_units(scatter.diagonal() ** 0.5)
+        units = far_units(scatter.diagonal() ** 0.5, degrees)
         if units is not None:
             scatter, between = scatter / (units[:, None] * units), between / units
         return cls(scatter, max(degrees, 1), n_within, has_within, units, centre, between)
@@ -261,27 +269,46 @@ class _Moments:
 
 def _square(array: Floats) -> float:
     """Return the sum of squares; those of small features' weights are too large for float32."""
-    xp = namespace(array)
-    return float((xp.asarray(array, dtype=xp.float64) ** 2).sum())
+    peak = float(abs(array).max()) or 1.0
+    scaled = (array / peak).reshape(-1)
+    return float(scaled @ scaled) * peak**2
 
 
-def far_units(deviation: Floats) -> Floats | None:
+def _apart(means: Floats) -> float:
+    """Return what share of the distance of means (K, D) of one sample each tells the classes apart, 0 to 1.
+
+    The rest is noise: two samples of one class would be no nearer to each other than the nearest means are.
+    """
+    xp, squares = namespace(means), (means**2).sum(1)
+    gaps = (squares[:, None] + squares - 2 * (means @ means.T)).clip(0)
+    mean = float(gaps.sum()) / max(len(means) * (len(means) - 1), 1)
+    gaps = xp.where(xp.eye(len(means)) > 0, gaps.max(), gaps)
+    return 1 - float(xp.amin(gaps, 1).mean()) / mean if mean > 0 else 0.0
+
+
+def far_units(deviation: Floats, degrees: int) -> Floats | None:
     """Return what to divide each feature (D,) by, so that all deviate like the median one; None if none is far from it.
 
     Where one lies 10 x beyond, units differ and say nothing, so none is kept: with units of 10^-3 to 10^4 a closed form
     that only brings the far ones near gets 53 instead of 67 %. Deep features lie within, and their deviations do say
-    something.
+    something. So much of a difference as few samples make by chance is no difference (Efron 1973, on logarithms).
 
     Args:
         deviation: (D,) of the features, or any multiple of it.
+        degrees: of freedom behind it.
     """
-    if not bool((deviation > 0).any()):
+    xp, varies = namespace(deviation), deviation > 0
+    if not bool(varies.any()):
         return None
-    middle = float(namespace(deviation).quantile(deviation[deviation > 0], 0.5))
-    is_far = (deviation > 0) & ((deviation < middle / MAX_SPREAD) | (deviation > middle * MAX_SPREAD))
-    if not bool(is_far.any()):
+    logs = xp.log(xp.where(varies, deviation, 1.0))
+    gaps = xp.where(varies, logs - xp.quantile(logs[varies], 0.5), 0.0)
+    half = max(degrees, 1) / 2
+    chance = (1 / half + 1 / (2 * half**2) + 1 / (6 * half**3)) / 4  # of a log deviation: Abramowitz 1964, 6.4.12
+    spread = float((gaps**2).sum()) / int(varies.sum())
+    gaps = gaps * max(0.0, 1 - chance / spread) if spread > 0 else gaps
+    if not bool((abs(gaps) > math.log(MAX_SPREAD)).any()):
         return None
-    units: Floats = namespace(deviation).where(deviation > 0, deviation / middle, 1.0)
+    units: Floats = xp.asarray(xp.exp(gaps), dtype=deviation.dtype)
     return units
 
 
@@ -300,6 +327,20 @@ def oracle_shrinkage(scatter: Floats, n_samples: int) -> float:
     if spread <= 0:
         return 1.0
     return min(1.0, max(MIN_SHRINKAGE, ((1 - 2 / dim) * square + trace**2) / spread))
+
+
+def rounding_shrinkage(scatter: Floats, n_samples: int) -> float:
+    """Return the shrinkage that makes a covariance of sums in float32, if each sample was added by itself.
+
+    Each rounds the sums once more, at random; what that comes to in any direction is no more than this share of the
+    mean variance.
+
+    Args:
+        scatter: (D, D) covariance, or any multiple of it.
+        n_samples: behind it.
+    """
+    level = float(scatter.diagonal().sum()) / len(scatter) or 1.0
+    return float(min(1.0, EPSILON * n_samples**0.5 * _square(scatter) ** 0.5 / abs(level)))
 
 
 def calibrate(logits: Floats, labels: Ints) -> float:

@@ -55,7 +55,13 @@ class _Axes:
 
 
 def draw_curves(
-    title: str, x_label: str, curves: Mapping[str, Curve], *, log_x: bool = False, fit_y: bool = False
+    title: str,
+    x_label: str,
+    curves: Mapping[str, Curve],
+    *,
+    log_x: bool = False,
+    fit_y: bool = False,
+    in_bytes: bool = True,
 ) -> bytes:
     """Return a PNG of curves of shares, 0 to 1, shown in percent.
 
@@ -63,8 +69,9 @@ def draw_curves(
         title: above the picture.
         x_label: below it.
         curves: points (x, y) by name, as many as one likes.
-        log_x: a logarithmic x axis, of bytes; every x is then greater than 0.
+        log_x: a logarithmic x axis; every x is then greater than 0.
         fit_y: let the y axis run from the least y to the greatest instead of from 0 to 1.
+        in_bytes: whether a logarithmic x axis is one of bytes.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -88,7 +95,7 @@ def draw_curves(
         draw.text((axes.left - 12, y), f"{round(100 * share, 1):g} %", INK, small, anchor="rm")
     marked = _decades(axes) if log_x else sorted({x for x, _ in points})
     for x in _thin(marked, lambda x: axes.place(x, floor)[0]):
-        text = _bytes(x) if log_x else f"{x:g}"
+        text = _bytes(x) if log_x and in_bytes else f"{x:g}"
         draw.text((axes.place(x, floor)[0], axes.bottom + 10), text, INK, small, anchor="ma")
     draw.line((axes.left, axes.top, axes.left, axes.bottom, axes.right, axes.bottom), INK, 2)
     draw.text((axes.left, axes.top - 44), title, INK, large)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head
 from edge_cl.memory import Memory
-from edge_cl.recipes import Recipe, get_recipe
+from edge_cl.recipes import Recipe
 from edge_cl.state import Settings, StateFile, Version, utc_now
 
 
@@ -25,7 +25,7 @@ class Current:
         self.state = state
         self._settings = state.settings
         try:
-            self.recipe: Recipe = get_recipe(self._settings.recipe, self._settings.balance)
+            self.recipe: Recipe = self._settings.make_recipe()
         except InputError as error:
             raise StateError(f"{state.name}: damaged: {error}; restore a copy of it") from None
         self._head: Head | None = None
@@ -108,7 +108,7 @@ class Current:
         self._memory, self._head, self._version = memory, memory.head, version.version
         return version
 
-    def change_settings(self, **changes: int) -> None:
+    def change_settings(self, **changes: float | None) -> None:
         """Put other settings into the open transaction.
 
         Raises:
@@ -116,7 +116,7 @@ class Current:
         """
         settings = replace(self._settings, **changes).checked()  # type: ignore[arg-type]
         self.state.change_settings(settings)
-        self._settings, self._memory = settings, None
+        self._settings, self._memory, self.recipe = settings, None, settings.make_recipe()
 
     def forget_cache(self) -> None:
         """Ask the file again at the next use."""
@@ -126,6 +126,7 @@ class Current:
         change = self.state.change
         if change != self._change:
             self._settings = self.state.settings
+            self.recipe = self._settings.make_recipe()
             self._head, self._version = self.state.read_head()
             self._memory, self._change = None, change
 

@@ -23,7 +23,7 @@ from edge_cl.codecs import AUTO, DEFAULT_CODEC
 from edge_cl.current import Current
 from edge_cl.devices import ChosenDevice
 from edge_cl.errors import InputError, StateError
-from edge_cl.feature_map import FeatureMap
+from edge_cl.feature_map import FeatureMap, choose_constant
 from edge_cl.head import HIDDEN_UNITS
 from edge_cl.inputs import Samples, check_samples, check_timeout
 from edge_cl.recipes import get_recipe
@@ -61,6 +61,8 @@ class Learner(Teaching):
         codec: str = DEFAULT_CODEC,
         selection: str | None = None,
         balance: str | None = None,
+        shrinkage: float | None = None,
+        penalty: float | None = None,
         head: str = "linear",
         hidden_units: int = HIDDEN_UNITS,
         random_features: int = 0,
@@ -86,10 +88,14 @@ class Learner(Teaching):
             balance: what a sample counts in training, for recipes that train from the head before: `none` (1), `seen`
                 (as many as its class has seen for each at hand), `classes` (all classes the same), `logits` (1, with
                 the classes' shares as a prior that only training sees); None: what the recipe says.
+            shrinkage: of the covariance, if the least that is allowed is not more; None: chosen by itself.
+            penalty: on weights: the weight decay of `edge`, `ridge` and `joint`, None: chosen by itself; a factor on
+                what EWC's Fisher or L2 holds in other recipes, None: 1.
             head: `linear`, `cosine` (unit features, unit rows), `mlp` (a hidden layer beside the linear one), or
                 `regression` (labels are numbers).
-            hidden_units: of an `mlp` head.
-            random_features: how many random ReLU features a sample becomes, fixed by the seed; 0: it stays as it is.
+            hidden_units: of an `mlp` head of ten classes; more classes may get up to four times as many.
+            random_features: how many random ReLU features a sample becomes, fixed by the seed, and by the size of the
+                first samples; 0: it stays as it is.
             history_bytes: limit of what is kept of earlier versions, to roll back to.
             timeout: seconds to wait for another writer.
             preprocessing: `input_size`, `scale`, `mean`, `std`, `crop` of a backbone that does not say its own.
@@ -106,7 +112,8 @@ class Learner(Teaching):
             codec = {"regression": "float32", "mlp": "float16"}.get(head, "float32" if chosen.keeps_all else AUTO)
         selection = chosen.selection if selection is None else selection
         numbers = (replay_bytes, seed, device, precision, codec, selection, history_bytes)
-        settings = Settings("", recipe, *numbers, head, hidden_units, random_features, balance=balance or "").checked()
+        settings = Settings("", recipe, *numbers, head, hidden_units, random_features, balance=balance or "")
+        settings = replace(settings, shrinkage=shrinkage, penalty=penalty).checked()
         if preprocessing and backbone is None:
             raise InputError("preprocessing: needs a backbone; pass backbone=... too")
         opened = None
@@ -178,6 +185,11 @@ class Learner(Teaching):
         return self._current.recipe.name
 
     @property
+    def settings(self) -> Settings:
+        """What `create` fixed, and `change` may change."""
+        return self._current.settings
+
+    @property
     def codec(self) -> str:
         """Name of the codec of stored samples."""
         return self._current.settings.codec
@@ -244,6 +256,8 @@ class Learner(Teaching):
         n_inputs = extraction.features.shape[1]
         if not self._current.dim and self._current.recipe.raises and self.head_kind != "regression":
             settings = replace(settings, is_raised=not settings.random_features and not (extraction.features < 0).any())
+        if settings.random_features and not settings.input_dim:
+            settings = replace(settings, random_constant=choose_constant(extraction.features))
         if self._map != settings.feature_map(n_inputs):
             self._map = settings.feature_map(n_inputs)
         return replace(extraction, features=self._map.apply(extraction.features)), self._map

@@ -11,7 +11,23 @@ from edge_cl.codecs import DEFAULT_CODEC, open_codec
 from edge_cl.companion import Companion
 from edge_cl.head import Head
 from edge_cl.replay import Replay
+from edge_cl.ridge import Ridge
 from edge_cl.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A regression with what it was fitted to: an update asks the one before it, which costs as much as the update.
+
+    Attributes:
+        ridge: the regression.
+        statistics: its sums.
+        replay: its stored samples.
+    """
+
+    ridge: Ridge
+    statistics: Statistics
+    replay: Replay
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class Memory:
         fisher: (K, D + 1) float32 summed diagonal Fisher, or (0, D + 1) where the recipe has none.
         replay: stored samples.
         companion: of a closed-form head.
+        fitted: of a regression, what the sums come to, if that was worked out already; it is not in a file.
     """
 
     head: Head
@@ -31,6 +48,7 @@ class Memory:
     fisher: Floats
     replay: Replay
     companion: Companion
+    fitted: Fitted | None = None
 
     @classmethod
     def empty(

@@ -10,6 +10,8 @@ from edge_cl.errors import InputError
 Anchor = Literal["statistics", "means", "exemplars", "ridge", "previous", "nothing"]
 Balance = Literal["none", "seen", "classes", "logits"]
 BALANCES: tuple[Balance, ...] = get_args(Balance)
+LEAST_SHRINKAGE = 1e-6
+PENALTIES = (1e-9, 1e9)  # the least and the greatest: beyond, float32 has no room for what they hold
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Recipe:
         selection: which samples stay, if the user does not say: `reservoir` or `herding`.
         keeps_all: whether each sample has to be stored, exactly.
         raises: whether features that are never negative are raised to a power (`edge_cl.feature_map`).
+        shrinkage: of the covariance, if the least that is allowed is not more; None: it is chosen by itself.
+        penalty: on weights. Where the recipe chooses a weight decay by itself (`edge`: that of its companion; `ridge`,
+            `joint`) that decay, for each sample and in units of a feature's variance. Elsewhere lambda, a factor on
+            what EWC's Fisher or L2 holds (Kirkpatrick 2017, eq. 3). None: the decay is chosen by itself, lambda is 1.
     """
 
     name: str
@@ -56,6 +62,8 @@ class Recipe:
     selection: Literal["reservoir", "herding"] = "reservoir"
     keeps_all: bool = False
     raises: bool = False
+    shrinkage: float | None = None
+    penalty: float | None = None
 
     @property
     def has_scatter(self) -> bool:
@@ -71,6 +79,21 @@ class Recipe:
     def is_recomputed(self) -> bool:
         """Whether the head follows from what is remembered, whatever it was before."""
         return self.anchor != "previous"
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether there is a covariance that is shrunk."""
+        return self.anchor == "statistics" or self.fisher == "kronecker"
+
+    @property
+    def decays_weights(self) -> bool:
+        """Whether the penalty is a weight decay that is chosen by itself."""
+        return self.anchor in {"ridge", "nothing"} or (self.anchor == "statistics" and self.trains)
+
+    @property
+    def is_penalised(self) -> bool:
+        """Whether there is a penalty on the weights whose strength can be told."""
+        return self.decays_weights or self.fisher != "none"
 
 
 RECIPES = {
@@ -98,24 +121,52 @@ RECIPES = {
 }
 
 
-def get_recipe(name: str, balance: str = "") -> Recipe:
+def get_recipe(name: str, balance: str = "", *, shrinkage: float | None = None, penalty: float | None = None) -> Recipe:
     """Return the recipe of that name.
 
     Args:
         name: a key of `RECIPES`.
         balance: one of `BALANCES` instead of the recipe's own; empty: its own.
+        shrinkage: of the covariance; None: chosen by itself.
+        penalty: on weights; None: chosen by itself, or 1.
 
     Raises:
-        InputError: there is none, or its classes cannot be balanced.
+        InputError: there is none, its classes cannot be balanced, or it has no such strength.
     """
     if name not in RECIPES:
         raise InputError(f"recipe: expected one of {', '.join(RECIPES)}; found {name!r}")
     recipe = RECIPES[name]
+    if shrinkage is not None:
+        _check_strength("shrinkage", shrinkage, (LEAST_SHRINKAGE, 1.0))
+        _check_has("shrinkage", name, [known for known, other in RECIPES.items() if other.shrinks])
+    if penalty is not None:
+        _check_strength("penalty", penalty, PENALTIES)
+        _check_has("penalty", name, [known for known, other in RECIPES.items() if other.is_penalised])
+    return _balance(replace(recipe, shrinkage=shrinkage, penalty=penalty), balance)
+
+
+def _check_strength(what: str, value: float, limits: tuple[float, float]) -> None:
+    least, most = limits
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise InputError(f"{what}: expected a number from {least:g} to {most:g}; found {value!r}")
+
+
+def _check_has(what: str, name: str, having: list[str]) -> None:
+    if name not in having:
+        raise InputError(f"{what}: expected a recipe that has one, of {', '.join(having)}; found {name!r}")
+
+
+def _balance(recipe: Recipe, balance: str) -> Recipe:
+    """Return the recipe with its classes balanced so.
+
+    Raises:
+        InputError: they cannot be.
+    """
     if not balance:
         return recipe
     if recipe.anchor != "previous":
         trained = ", ".join(known for known, other in RECIPES.items() if other.anchor == "previous")
-        raise InputError(f"balance: expected a recipe that weighs samples, of {trained}; found {name!r}")
+        raise InputError(f"balance: expected a recipe that weighs samples, of {trained}; found {recipe.name!r}")
     for known in BALANCES:
         if known == balance:
             return replace(recipe, balance=known)

@@ -129,3 +129,13 @@ def cross_entropy(logits: Floats, labels: Ints) -> Floats:
     peak = xp.amax(gap, 1)
     entropy: Floats = xp.log(xp.exp(gap - peak[:, None]).sum(1)) + peak
     return entropy
+
+
+def brier_score(logits: Floats, labels: Ints) -> Floats:
+    """Return the squared distance (N,) of the probabilities of logits (N, K) from labels (N,) (Brier 1950)."""
+    xp = namespace(logits)
+    rows = xp.arange(len(labels))
+    likely = xp.exp(xp.asarray(logits, dtype=xp.float64) - xp.amax(logits, 1)[:, None])
+    likely = likely / likely.sum(1)[:, None]
+    score: Floats = 1 - 2 * likely[rows, labels] + (likely**2).sum(1)
+    return score

@@ -13,7 +13,7 @@ from edge_kernels.arrays import Floats
 
 from edge_cl.codecs import open_codec
 from edge_cl.head import Head
-from edge_cl.memory import Memory
+from edge_cl.memory import Fitted, Memory
 from edge_cl.replay import Replay
 from edge_cl.reports import r2
 from edge_cl.ridge import Ridge
@@ -42,12 +42,13 @@ def propose_values(memory: Memory, features: Floats, values: Floats) -> Proposal
     ridge = Ridge.fit(statistics, n_values, _asked(replay, statistics))
     weights, bias = ridge.head()
     head = replace(memory.head, weights=weights, bias=bias)
-    after = replace(memory, head=head, statistics=statistics, replay=replay)
+    fitted = Fitted(ridge, statistics, replay)
+    after = replace(memory, head=head, statistics=statistics, replay=replay, fitted=fitted)
     asked = np.concatenate([old, batch])
     errors = ridge.unseen_errors(asked)
     if not n_before:
         return Proposal(after, 0.0, explained(errors, values), 1.0, 0.0)
-    before = Ridge.fit(memory.statistics, n_values, old)
+    before = _fit_before(memory, n_values, old)
     errors_before = np.concatenate([before.unseen_errors(old), values - memory.head.logits(features)])
     if len(old) > 1:
         retention = _retain(errors_before[: len(old)], errors[: len(old)], old[:, dim:])
@@ -55,6 +56,14 @@ def propose_values(memory: Memory, features: Floats, values: Floats) -> Proposal
         retention = _retain_sums(before, ridge)
     figures = (explained(errors_before, asked[:, dim:]), explained(errors, asked[:, dim:]))
     return Proposal(after, *figures, *retention)
+
+
+def _fit_before(memory: Memory, n_values: int, stored: Floats) -> Ridge:
+    """Return the regression before an update, as the update before left it if it was of this process."""
+    known = memory.fitted
+    if known is not None and known.statistics is memory.statistics and known.replay is memory.replay:
+        return known.ridge
+    return Ridge.fit(memory.statistics, n_values, stored)
 
 
 def explained(errors: Floats, values: Floats) -> float:

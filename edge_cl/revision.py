@@ -15,6 +15,8 @@ from edge_cl.inputs import Samples, clean_labels, sized
 from edge_cl.reports import check_none_skipped
 from edge_cl.state import Version
 
+CHANGEABLE = ("replay_bytes", "history_bytes", "shrinkage", "penalty")
+
 
 class Revisable(ABC):
     """A learner whose state has versions; each change is one transaction."""
@@ -121,16 +123,31 @@ class Revisable(ABC):
         """
         if replay_bytes is None and history_bytes is None:
             raise InputError("resize: expected replay_bytes or history_bytes; found neither")
+        changes = {"replay_bytes": replay_bytes, "history_bytes": history_bytes}
+        self.change(**{key: value for key, value in changes.items() if value is not None})
+        return self.state_bytes
+
+    def change(self, **settings: float | None) -> None:
+        """Change what may be changed later, all of it or nothing; a replay that has to shrink makes a version.
+
+        Args:
+            settings: `replay_bytes` and `history_bytes`, to which what is stored is shrunk at once; `shrinkage` and
+                `penalty` (None: chosen by itself) of the updates that follow.
+
+        Raises:
+            InputError: a number is wrong, the recipe has no such strength, or it cannot be changed.
+            StateError: the state cannot be written; nothing was changed.
+        """
+        if wrong := settings.keys() - set(CHANGEABLE):
+            raise InputError(f"change: expected settings among {', '.join(CHANGEABLE)}; found {min(wrong)!r}")
         current = self._current
         with current.changing():
             memory = current.memory(1)
-            changes = {"replay_bytes": replay_bytes, "history_bytes": history_bytes}
-            current.change_settings(**{key: value for key, value in changes.items() if value is not None})
+            current.change_settings(**settings)
             limit = current.settings.replay_bytes
             if memory.replay.n_bytes > limit:
                 current.commit_change("set", replace(memory, replay=memory.replay.resize(limit, memory.statistics)))
             current.forget_cache()
-        return self.state_bytes
 
     def diff(self, before: int, after: int) -> tuple[RowChange, ...]:
         """Return what each class's row, samples and accuracy were in two kept versions.

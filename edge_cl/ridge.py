@@ -16,6 +16,7 @@ from edge_cl.statistics import Statistics
 STRENGTHS = 10.0 ** np.arange(-6, 3.01, 0.25)  # of the ridge, for each sample and in units of a feature's variance
 FEW = 32  # stored samples: fewer say too little about a strength for many
 SMALL_SHARE = 0.05  # of the samples that are left to tell the error by
+LEAST_LEFT = 1e-6  # of a sample that a regression would follow alone
 SMALLEST = 1e-12  # of a sum of squares, what float32 sums leave of it
 
 
@@ -76,9 +77,12 @@ class Ridge:
         ridge = cls(n_samples, mean[:dim], axes, squares.clip(0), products, mean[dim:], totals, strength)
         if n_samples < 2:
             return ridge
-        is_asked = len(stored) >= min(FEW, n_samples)
-        losses = np.array([ridge._loss(n_samples * share, stored if is_asked else None) for share in STRENGTHS])
-        return replace(ridge, strength=n_samples * STRENGTHS[losses.argmin(axis=0)])
+        tried = n_samples * STRENGTHS
+        if len(stored) >= min(FEW, n_samples):
+            losses = ridge._losses_unseen(tried, stored)
+        else:
+            losses = np.array([ridge._loss(strength) for strength in tried])
+        return replace(ridge, strength=tried[losses.argmin(axis=0)])
 
     def head(self) -> tuple[Floats, Floats]:
         """Return weights (M, D) and bias (M,)."""
@@ -96,7 +100,7 @@ class Ridge:
         places = (samples[:, :dim] - self.centre) @ self.axes
         missed = samples[:, dim:] - self.level - places @ self._slopes()
         leverage = 1 / self.n_samples + places**2 @ (1 / (self.squares[:, None] + self.strength))
-        return np.asarray(missed / (1 - leverage).clip(1e-6))  # Allen 1974, eq. 2.4: PRESS
+        return np.asarray(missed / (1 - leverage).clip(LEAST_LEFT))  # Allen 1974, eq. 2.4: PRESS
 
     def freedom(self) -> Floats:
         """Return the effective number of parameters (M,) (Hastie 2009, eq. 3.50), the level among them."""
@@ -118,16 +122,24 @@ class Ridge:
         """Return another regression's slopes (D, M) in these coordinates, and how far its level here is off (M,)."""
         slopes = other.axes @ other._slopes()
         offset = other.level + (self.centre - other.centre) @ slopes - self.level
-        return np.linalg.solve(self.axes, slopes), offset
+        units = 1 / np.square(self.axes).sum(axis=1)  # their squares: but for the units, axes are orthogonal
+        return self.axes.T @ (units[:, None] * slopes), offset
 
     def _slopes(self) -> Floats:
         return np.asarray(self.products / (self.squares[:, None] + self.strength))
 
-    def _loss(self, strength: float, stored: Floats | None) -> Floats:
-        """Return how bad a strength is for each value (M,)."""
-        if stored is not None:
-            tried = replace(self, strength=np.full_like(self.level, strength))
-            return np.asarray(np.square(tried.unseen_errors(stored)).mean(axis=0))
+    def _losses_unseen(self, strengths: Floats, stored: Floats) -> Floats:
+        """Return the mean square errors (S, M) on stored samples (P, D + M), each left out, at strengths (S,)."""
+        dim = len(self.centre)
+        places = (stored[:, :dim] - self.centre) @ self.axes
+        shrunk = 1 / (self.squares[:, None] + strengths)
+        left = (1 - 1 / self.n_samples - places**2 @ shrunk).clip(LEAST_LEFT)
+        about = stored[:, dim:] - self.level
+        missed = [about - places @ (shrunk[:, s, None] * self.products) for s in range(len(strengths))]
+        return np.array([np.square(part / left[:, s, None]).mean(axis=0) for s, part in enumerate(missed)])
+
+    def _loss(self, strength: float) -> Floats:
+        """Return how unlikely a strength makes the sums, for each value (M,)."""
         explained = (self.products**2 / (self.squares[:, None] + strength)).sum(axis=0)
         rest = np.maximum(self.totals - explained, SMALLEST * self.totals + np.finfo(np.float64).tiny)
         occam = np.log1p(self.squares / strength).sum()

@@ -150,17 +150,18 @@ class Teaching(Answering):
         settings = current.settings
         check_task(self._current.state.name, current.head, batch.task)
         expected = settings.input_dim or (0 if settings.random_features else current.dim)
-        n_inputs, is_raised = batch.feature_map.n_inputs, batch.feature_map.is_raised
-        if expected and n_inputs != expected:
-            raise InputError(f"samples: expected features (N, {expected}); found {n_inputs} in each")
-        if current.dim and is_raised != settings.is_raised:
+        made = batch.feature_map
+        if expected and made.n_inputs != expected:
+            raise InputError(f"samples: expected features (N, {expected}); found {made.n_inputs} in each")
+        if current.dim and (made.is_raised, made.constant) != (settings.is_raised, settings.random_constant):
             raise InputError("samples: extracted before another learner taught this state first; learn them again")
         if isinstance(batch.answers, np.ndarray):
             clean_values(batch.answers, len(batch.answers), len(self.outputs))
-        changes = {
-            "input_dim": n_inputs if settings.random_features else 0,
+        changes: dict[str, float] = {
+            "input_dim": made.n_inputs if settings.random_features else 0,
             "has_tasks": batch.task is not None,
-            "is_raised": is_raised,
+            "is_raised": made.is_raised,
+            "random_constant": made.constant,
         }
         if any(getattr(settings, key) != value for key, value in changes.items()):
             current.change_settings(**changes)

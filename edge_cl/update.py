@@ -16,7 +16,6 @@ from edge_cl.companion import Companion
 from edge_cl.devices import HOST, Device, namespace
 from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head, choose
-from edge_cl.hidden import Hidden
 from edge_cl.learning import Learnt, Task, learn, learn_layer, to_cosine
 from edge_cl.memory import Memory
 from edge_cl.recipes import Recipe
@@ -256,7 +255,7 @@ def _put(
     there = device.put(*samples, *rows, *coded, *hidden, *scatter)
     features, labels, held, exact, counts, means, weights, bias, fisher, groups, rows = there[:11]
     moved = Statistics(counts, means, there[-1] if scatter else None)
-    layer = Hidden(*there[11 + len(coded) : 14 + len(coded)]) if hidden else None
+    layer = head.hidden and head.hidden.of(*there[11 + len(coded) : 14 + len(coded)])
     n_stored = len(pool.seen)
     given = namespace(features).concatenate([features[:n_stored], there[11]]) if coded else features
     own = (weights, bias, fisher, groups, device)
@@ -270,7 +269,7 @@ def _take(learnt: Learnt, head: Head, device: Device) -> Head:
     weights, bias = device.get(learnt.weights), device.get(learnt.bias)
     frame, hidden = learnt.frame, learnt.hidden
     if hidden is not None:
-        hidden = Hidden(device.get(hidden.units), device.get(hidden.rows), device.get(hidden.fisher))
+        hidden = hidden.of(device.get(hidden.units), device.get(hidden.rows), device.get(hidden.fisher))
     return replace(head, weights=weights, bias=bias, frame=None if frame is None else device.get(frame), hidden=hidden)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_cl.anchor import Whitened, calibrate, nearest_factor, oracle_shrinkage, whiten
+from edge_cl.anchor import Whitened, calibrate, far_units, nearest_factor, oracle_shrinkage, whiten
 from edge_cl.cholesky import inverse_cholesky
 from edge_cl.head import Head
 from edge_cl.refine import cross_entropy
@@ -90,6 +90,16 @@ def test_one_feature_in_other_units_does_not_drown_the_rest() -> None:
     assert min(accuracy) > accuracy[0] - 0.05
 
 
+@pytest.mark.parametrize("degrees", [1, 2, 5, 30])
+def test_what_few_samples_differ_by_is_not_taken_for_units(degrees: int) -> None:
+    """Of 100 sets of features that all have deviation 1; in units of 10^-3 to 10^4 nearly all are far."""
+    rng = np.random.default_rng(0)
+    deviations = (rng.chisquare(degrees, size=(100, 50)) / degrees) ** 0.5
+    assert sum(far_units(d.astype(np.float32), degrees) is not None for d in deviations) <= 10
+    raw = deviations * 10 ** rng.uniform(-3, 4, size=(100, 50))
+    assert all(far_units(d.astype(np.float32), degrees) is not None for d in raw)
+
+
 @pytest.mark.parametrize(("n_classes", "n_samples", "dim"), [(2, 6, 256), (2, 2, 8), (3, 4, 500), (30, 2, 64)])
 def test_samples_that_are_easy_stay_easy_when_left_out(n_classes: int, n_samples: int, dim: int) -> None:
     rng = np.random.default_rng(0)
@@ -105,6 +115,33 @@ def test_one_sample_of_each_class_is_told_apart_by_the_scatter_of_the_means() ->
     space = whiten(Statistics.empty(40, has_scatter=True).learn(x, np.arange(20), 20))
     assert space.weight is None
     assert (space.logits(space.transform(x)).argmax(axis=1) == np.arange(20)).all()
+
+
+def sums_of_many_updates(n_samples: int, dim: int, error: float, seed: int) -> Statistics:
+    """Return statistics of two classes whose features are nearly copies of one, their sums off by a share of each."""
+    noise = np.tril(np.random.default_rng(seed).normal(size=(dim, dim)), -1)
+    scatter = n_samples * (1 + error * (noise + noise.T)) + np.diag(np.full(dim, 1e-6 * n_samples))
+    means = np.stack([np.zeros(dim), np.full(dim, 2.0)]).astype(np.float32)
+    return Statistics(np.array([n_samples // 2] * 2), means, scatter.astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_that_many_updates_left_no_covariance_are_one_still(seed: int) -> None:
+    """Each update rounds the sums once more, at random: by 2^-24 of each; 10^7 updates by 3,162 times that."""
+    statistics = sums_of_many_updates(10**7, 200, 2.0**-24 * 10**3.5, seed)
+    assert statistics.scatter is not None
+    smallest = float(np.linalg.eigvalsh(statistics.scatter.astype(np.float64))[0]) / 10**7
+    assert smallest < -2e-3  # far beyond what the samples' number would have it shrunk by
+    for shrinkage in (None, 1e-4):
+        space = whiten(statistics, shrinkage)
+        assert space.shrinkage > -smallest
+        logits = space.logits(space.transform(np.array([[0.1], [1.9]], np.float32) * np.ones(200, np.float32)))
+        assert logits.argmax(axis=1).tolist() == [0, 1]
+
+
+def test_sums_that_no_rounding_explains_are_none() -> None:
+    with pytest.raises(np.linalg.LinAlgError):
+        whiten(sums_of_many_updates(1000, 200, 0.1, 0))
 
 
 @settings(max_examples=30, deadline=None)

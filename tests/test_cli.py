@@ -102,6 +102,7 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
         "forget": [cam, "door"],
         "set": [cam, "--replay", "20kB", "--history", "1MB"],
         "check": [cam],
+        "tune": [cam, root, "--shrinkage", "auto", "--penalty", "auto"],
         "bench": ["accuracy", "--data", root, "--recipes", "edge", "--orders", 1],
         "demo": ["--out", cam.parent],
     }

@@ -109,6 +109,46 @@ def test_rows_of_classes_that_are_not_in_the_batch_keep_their_bits() -> None:
     assert (answers[:200] == y).mean() > (with_one(x) @ whole.rows.T).argmax(axis=1).__eq__(y).mean() - 0.05
 
 
+@pytest.mark.parametrize("n_batch_classes", [1, 3, 5])
+@pytest.mark.parametrize("n", [200, 40])
+def test_rows_of_the_batch_are_at_the_minimum_of_the_loss_of_all_rows(n: int, n_batch_classes: int) -> None:
+    """Against the gradient over all classes, in float64; the Fisher of old rows likewise."""
+    rng = np.random.default_rng(n_batch_classes)
+    x, y = drawn(n + 20, n_classes=5)
+    y[n:] %= n_batch_classes
+    before = rng.normal(size=(5, 13)).astype(np.float32) / 8
+    task = task_of(x, y, n, Companion(before, n, 0.1, 0.01, 1.0, 0.5))
+    space = whiten(task.statistics)
+    made = train_rows(task, space)
+    u = with_one((x - space.centre) / space.units).astype(np.float64)
+
+    def in_space(rows: np.ndarray) -> np.ndarray:
+        bias = rows[:, -1] + rows[:, :-1] @ space.centre
+        return np.concatenate([rows[:, :-1] * space.units, bias[:, None]], axis=1).astype(np.float64)
+
+    def likely(rows: np.ndarray) -> np.ndarray:
+        p = np.exp(u @ in_space(rows).T)
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    p, first = likely(made.rows), likely(before)
+    pull = 0.01 * len(y) + (first * (1 - first)).sum(axis=0)[:, None]
+    move = in_space(made.rows) - in_space(before)
+    gradient = (p - np.eye(5)[y]).T @ u + pull * move
+    at_first = (first - np.eye(5)[y]).T @ u
+    assert np.abs(gradient[:n_batch_classes]).max() < 0.03 * np.abs(at_first).max()  # L-BFGS stops at 10^-5 of the loss
+    assert np.array_equal(made.rows[n_batch_classes:], before[n_batch_classes:])
+
+
+def test_where_nothing_can_be_learnt_there_is_seldom_a_companion() -> None:
+    """Labels are drawn; a gain on the held-out slice is chance, and beyond its standard error once in six times."""
+    n_taken = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        task = task_of(rng.normal(size=(150, 8)).astype(np.float32), rng.permutation(np.arange(150) % 3), 0)
+        n_taken += train_whole(task, whiten(task.statistics), np.zeros((150, 3), np.float32)) is not None
+    assert n_taken <= 40 / 6
+
+
 def test_both_beside_each_other_are_better_than_either_alone() -> None:
     x, y = drawn(400)
     test, truth = drawn(4000, seed=9)

@@ -58,10 +58,53 @@ def test_seeds_and_sizes_give_projections_of_their_own() -> None:
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**63 - 1))
 def test_what_is_a_legal_value_stays_one(n_inputs: int, n_random: int, seed: int) -> None:
     extreme = np.where(np.random.default_rng(seed).random((3, n_inputs)) < 0.5, -MAX_VALUE, MAX_VALUE)
-    mapped = FeatureMap(n_inputs, n_random, seed=seed).apply(extreme.astype(np.float32))
-    assert mapped.max() <= 1.001 * MAX_VALUE
+    for constant in (0.0, 1.0, MAX_VALUE):
+        mapped = FeatureMap(n_inputs, n_random, seed=seed, constant=constant).apply(extreme.astype(np.float32))
+        assert mapped.max() <= 1.001 * MAX_VALUE
     unit = FeatureMap(n_inputs, n_random, is_unit=True, seed=seed).apply(np.zeros((1, n_inputs), np.float32))
     assert not unit.any()
+
+
+def test_a_constant_is_one_feature_more() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    beside = np.concatenate([x, np.full((50, 1), 1.5, np.float32)], axis=1)
+    with_it, without = FeatureMap(5, 40, seed=1, constant=1.5), FeatureMap(6, 40, seed=1)
+    np.testing.assert_allclose(with_it.apply(x), without.apply(beside), atol=1e-6)
+    scales = with_it.projection / FeatureMap(5, 40, seed=1).projection  # the same draw, to what no value may exceed
+    np.testing.assert_allclose(scales, scales[0, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["ridge", "slda", "edge"])
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e4])
+def test_rings_around_the_origin_are_told_apart_in_any_unit(recipe: str, unit: float) -> None:
+    """How far a sample lies from it is what random features without a constant can only say as the sample does."""
+    rng = np.random.default_rng(0)
+    ring, angle = np.arange(1200) % 4, rng.uniform(0, 2 * np.pi, 1200)
+    radius = unit * (1 + ring + 0.1 * rng.normal(size=1200))
+    x = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    with Learner.create(":memory:", recipe=recipe, random_features=200) as learner:
+        for k in range(4):
+            learner.learn(x[:400][ring[:400] == k], ring[:400][ring[:400] == k], min_retention=0)
+        assert learner.evaluate(x[400:], ring[400:]).accuracy > 0.95
+
+
+def test_the_first_samples_fix_the_constant_as_twice_a_typical_value(tmp_path: Path) -> None:
+    x, names = clusters(3, 8, 6)
+    path, wanted = tmp_path / "a.ecl", 2 * float(np.sqrt(np.square(x, dtype=np.float64).mean()))
+    with Learner.create(path, random_features=50) as learner:
+        learner.learn(x, names)
+        assert learner.settings.random_constant == pytest.approx(wanted, rel=1e-6)
+        learner.learn(100 * x, names, min_retention=0)
+        answers = learner.predict(x).probabilities
+        assert learner.settings.random_constant == pytest.approx(wanted, rel=1e-6)
+    with Learner.open(path) as learner:
+        np.testing.assert_array_equal(learner.predict(x).probabilities, answers)
+    assert not list(check_file(str(path)))
+    for first in (np.zeros((4, 6)), np.full((4, 6), -MAX_VALUE)):
+        with Learner.create(":memory:", random_features=50) as learner:
+            learner.learn(first, ["a", "b"] * 2)
+            assert learner.settings.random_constant == min(2 * np.abs(first).max(), np.float32(MAX_VALUE))
+            assert np.isfinite(learner.predict(x).probabilities).all()
 
 
 def test_classes_that_no_plane_separates_are_separated() -> None:

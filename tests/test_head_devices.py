@@ -14,33 +14,14 @@ from numpy.typing import NDArray
 
 from edge_cl.devices import HOST, Device
 from edge_cl.head import Head
+from edge_cl.hidden import Hidden
 from edge_cl.memory import Memory
 from edge_cl.recipes import RECIPES
 from edge_cl.update import propose
 
+from .device_kernels import HostKernels
+
 Array = NDArray[Any]
-
-
-class Kernels:
-    """The processor's kernels for torch's tensors."""
-
-    def __getattr__(self, name: str) -> Any:
-        torch, kernel = pytest.importorskip("torch"), getattr(HOST.kernels, name)
-
-        def numpy_of(value: Any) -> Any:
-            return value.numpy() if isinstance(value, torch.Tensor) else value
-
-        def tensor_of(value: Any) -> Any:
-            if isinstance(value, tuple):
-                made = [tensor_of(part) for part in value]
-                return type(value)(*made) if hasattr(value, "_fields") else tuple(made)
-            return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
-
-        def run(*arguments: Any, **options: Any) -> Any:
-            found = kernel(*map(numpy_of, arguments), **{key: numpy_of(value) for key, value in options.items()})
-            return tensor_of(found)
-
-        return run
 
 
 def torch_device() -> Device:
@@ -49,7 +30,7 @@ def torch_device() -> Device:
     from edge_cl.devices.cuda import CudaDevice
 
     class TorchDevice(CudaDevice):
-        kernels = Kernels()
+        kernels = HostKernels()
 
     return TorchDevice("cpu")
 
@@ -110,3 +91,15 @@ def test_torch_tensors_come_to_the_same(kind: str, recipe: str) -> None:
     if kind == "cosine":
         lengths = np.linalg.norm(there.rows[0], axis=1)
         np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
+
+
+def test_a_hidden_layer_of_tensors_gets_units_as_one_of_arrays_does() -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    units, rows, fisher = (rng.random(shape).astype(np.float32) for shape in ((3, 5), (2, 3), (21,)))
+    wide = Hidden(units, rows, fisher, n_first=2).widen(4)
+    tensors: list[Any] = [torch.from_numpy(part) for part in (units, rows, fisher)]
+    there = Hidden(tensors[0], tensors[1], tensors[2], n_first=2).widen(4)
+    for found, want in ((there.units, wide.units), (there.rows, wide.rows), (there.fisher, wide.fisher)):
+        assert isinstance(found, torch.Tensor)
+        np.testing.assert_array_equal(np.asarray(found), want)

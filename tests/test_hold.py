@@ -15,6 +15,7 @@ from edge_cl.learning.hold import LABEL_TRACE, REACH, Hold, hold
 from edge_cl.recipes import RECIPES
 
 from .learning_task import blobs, make_task
+from .test_anchor import sums_of_many_updates
 
 
 def energy(held: Hold, weights: np.ndarray, bias: np.ndarray) -> float:
@@ -94,6 +95,18 @@ def test_rows_of_another_task_are_hardly_held_by_its_samples() -> None:
     task = make_task(blobs(500, 3, range(2)), blobs(10, 3, range(2, 4), seed=1), groups=np.array([0, 0, 1, 1]))
     held = hold(task, RECIPES["ewc"], everyone(10))
     assert float(held.pull[2:].max()) < 0.01 * float(held.pull[:2].min())
+
+
+def test_sums_that_many_updates_left_no_second_moment_hold_still() -> None:
+    task = make_task(blobs(60, 200, range(2)), blobs(10, 200, range(2, 3)))
+    rounded = sums_of_many_updates(10**7, 200, 2.0**-24 * 10**3.5, 0)
+    means = np.concatenate([rounded.means, np.zeros((1, 200), np.float32)])
+    task = replace(task, before=replace(rounded, counts=np.append(rounded.counts, 0), means=means))
+    held = hold(task, RECIPES["ewc"], np.ones(10, bool))
+    assert np.isfinite(held.axes).all()
+    common = np.full(200, 200**-0.5) @ held.axes.T  # the direction in which the samples lie apart is held most
+    others = np.linalg.svd(held.axes, compute_uv=False)
+    assert np.linalg.norm(common) < 0.2 * np.median(others)
 
 
 def test_samples_that_are_all_the_same_hold_nothing_but_the_prior() -> None:

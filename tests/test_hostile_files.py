@@ -91,6 +91,13 @@ SCHEMAS = {
     "tasks of another kind": "INSERT INTO settings VALUES ('has_tasks', '7')",
     "a balance that is none": "INSERT INTO settings VALUES ('balance', '../balance')",
     "a balance that the recipe has not": "INSERT INTO settings VALUES ('balance', 'classes')",
+    "a shrinkage beyond all": "INSERT INTO settings VALUES ('shrinkage', '7')",
+    "a shrinkage that is no number": "INSERT INTO settings VALUES ('shrinkage', 'nan')",
+    "a penalty beyond all": "INSERT INTO settings VALUES ('penalty', '1e999')",
+    "a penalty that is text": "INSERT INTO settings VALUES ('penalty', '../penalty')",
+    "a constant beside no random features": "INSERT INTO settings VALUES ('random_constant', '1.5')",
+    "a constant that is no number": "INSERT INTO settings VALUES ('random_constant', 'nan')",
+    "a constant beyond all features": "INSERT INTO settings VALUES ('random_constant', '-1e30')",
     "half precision without a GPU": "UPDATE settings SET value = '16' WHERE key = 'precision'",
 }
 
@@ -181,6 +188,8 @@ FORGERIES: dict[str, tuple[str, int | None, dict[str, Change | bytes]]] = {
     "a hidden layer that is none": ("mlp", None, {"hidden": floats(3, np.nan)}),
     "a hidden layer beyond all samples": ("mlp", None, {"hidden": floats(ALL, 3e38)}),
     "a hidden layer cut short": ("mlp", None, {"hidden": lambda data: data[:-4]}),
+    "a hidden layer of units beyond its growth": ("mlp", None, {"hidden": lambda data: data * 5}),
+    "a hidden layer of fewer units than the first": ("mlp", None, {"hidden": lambda data: data[: len(data) // 6 * 5]}),
     "a hidden layer that is missing": ("mlp", None, {"hidden": b""}),
     "a hidden layer that the head has not": ("edge", None, {"hidden": bytes(4 * 6 * (DIM + 6))}),
     "a hidden Fisher below zero": ("mlp", None, {"hidden_fisher": floats(5, -1.0)}),

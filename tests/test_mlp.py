@@ -18,7 +18,8 @@ from edge_cl import Learner
 from edge_cl.devices import HOST
 from edge_cl.errors import InputError
 from edge_cl.head import Head
-from edge_cl.hidden import Hidden
+from edge_cl.hidden import MAX_UNITS, MOST_TIMES, Hidden
+from edge_cl.learning.layer import _draw
 from edge_cl.learning.layered import Layered, join, split
 from edge_cl.recipes import RECIPES
 from edge_cl.state.check import check_file
@@ -149,9 +150,110 @@ def test_growing_and_dropping_classes_carries_their_fisher_along() -> None:
     grown = hidden.grow(4)
     np.testing.assert_array_equal(grown.fisher, [*range(21), *[0] * 6])
     np.testing.assert_array_equal(grown.keep(np.array([1])).fisher, [*range(15), 18, 19, 20])
-    back = Hidden.unpack(grown.pack(), grown.fisher, 3, 4)
+    back = Hidden.unpack(grown.pack(), grown.fisher, 4, 4, n_first=3)
     for first, second in zip((back.units, back.rows), (grown.units, grown.rows), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 5), st.integers(0, 4), st.integers(0, 99))
+def test_old_logits_and_the_fisher_do_not_move_when_units_are_added(
+    h: int, d: int, k: int, more: int, seed: int
+) -> None:
+    """Of whole numbers, whose sums are exact in any order: bit for bit."""
+    rng = np.random.default_rng(seed)
+    units, rows = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((h, d + 1), (k, h)))
+    fisher = rng.integers(0, 10, h * (d + 1) + k * h).astype(np.float32)
+    x = rng.integers(-9, 10, (7, d)).astype(np.float32)
+    before = Hidden(units, rows, fisher, n_first=h)
+    wide = before.widen(h + more)
+    np.testing.assert_array_equal(wide.logits(x), before.logits(x))
+    drawn = replace(wide, units=np.concatenate([units, rng.normal(size=(more, d + 1)).astype(np.float32)]))
+    np.testing.assert_array_equal(drawn.logits(x), before.logits(x))  # whatever they are: no class reads them
+    for found, want in zip(split(wide.fisher, h + more, d + 1), split(fisher, h, d + 1), strict=True):
+        np.testing.assert_array_equal(found[: len(want), : want.shape[1]], want)
+        assert found.sum() == want.sum()
+    for classes in (np.arange(k), np.arange(k)[::2]):
+        np.testing.assert_array_equal(wide.keep(classes).logits(x), before.keep(classes).logits(x))
+
+
+def test_a_unit_is_drawn_the_same_whenever_it_is_added() -> None:
+    rng = np.random.default_rng(0)
+    inputs, others = (np.concatenate([rng.normal(size=(n, 5)), np.ones((n, 1))], axis=1) for n in (40, 23))
+
+    def directions(samples: Array, numbers: range, seed: int) -> Array:
+        units = _draw(samples.astype(np.float32), numbers, seed)[:, :-1]
+        return np.asarray(units / np.linalg.norm(units, axis=1, keepdims=True))
+
+    first = directions(inputs, range(12), 3)
+    np.testing.assert_allclose(directions(others, range(5, 12), 3), first[5:], atol=1e-6)
+    np.testing.assert_allclose(directions(inputs, range(30), 3)[:12], first, atol=1e-6)
+    assert np.abs(directions(inputs, range(12), 4) - first).max() > 0.1
+
+
+def patches(n_classes: int, n_samples: int, *, seed: int = 0) -> tuple[Array, Array]:
+    """Return samples of classes, each of which lies in three places, and their names."""
+    centres, rng = 3 * np.random.default_rng(5).normal(size=(n_classes, 3, 4)), np.random.default_rng(seed)
+    y = np.repeat(np.arange(n_classes), n_samples)
+    x = centres[y, rng.integers(0, 3, len(y))] + 0.35 * rng.normal(size=(len(y), 4))
+    return x.astype(np.float32), np.array([f"c{k}" for k in y])
+
+
+def taught_by_ten(path: Path | str, **options: Any) -> Learner:
+    """Return a learner of forty such classes, which came by ten."""
+    x, names = patches(40, 30)
+    learner = Learner.create(path, head="mlp", hidden_units=12, **options)
+    for part in np.split(np.arange(len(x)), 4):
+        learner.learn(x[part], list(names[part]), min_retention=0)
+    return learner
+
+
+def test_units_grow_with_the_classes_and_the_later_ones_gain_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tests, wanted = patches(40, 30, seed=1)
+    found = {}
+    for most in (1, MOST_TIMES):
+        monkeypatch.setattr("edge_cl.hidden.MOST_TIMES", most)
+        learner = taught_by_ten(":memory:", recipe="replay")
+        assert learner.head.hidden is not None
+        n_units = len(learner.head.hidden.units)
+        assert (n_units == 12) if most == 1 else (24 <= n_units <= 48)
+        assert learner.state_bytes["head"] > 4 * n_units * (5 + 40)
+        found[most] = learner.evaluate(tests, list(wanted)).accuracy
+    assert found[MOST_TIMES] > found[1] + 0.02
+
+
+@pytest.mark.parametrize(("recipe", "replay_bytes"), [("replay", 10**6), ("ewc-diagonal", 0), ("edge", 10**6)])
+def test_a_layer_that_grew_is_kept_rolled_back_forgotten_and_exported(
+    recipe: str, replay_bytes: int, tmp_path: Path
+) -> None:
+    path, (x, _) = tmp_path / "a.ecl", patches(40, 2, seed=1)
+    with taught_by_ten(path, recipe=recipe, replay_bytes=replay_bytes) as learner:
+        head = learner.head
+        assert head.hidden is not None
+        assert len(head.hidden.units) > 12
+        learner.export(tmp_path / "a.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+        logits = session.run(["logits"], {"features": x})[0]
+        np.testing.assert_allclose(logits, head.logits(x), atol=1e-4 * np.abs(logits).max())
+    assert not list(check_file(str(path)))
+    with Learner.open(path) as learner:
+        np.testing.assert_array_equal(learner.head.logits(x), head.logits(x))
+        assert learner.head.hidden is not None
+        np.testing.assert_array_equal(learner.head.hidden.fisher, head.hidden.fisher)
+        learner.rollback(1)
+        assert len(learner.head.hidden.units) == 12
+        learner.rollback(4)
+        learner.forget("c7")
+        assert len(learner.classes) == 39
+        assert np.isfinite(learner.predict(x).probabilities).all()
+    assert not list(check_file(str(path)))
+
+
+def test_units_are_bounded() -> None:
+    assert [Hidden.units_for(k, 64) for k in (0, 1, 10, 11, 20, 40, 10_000)] == [64, 64, 64, 71, 128, 256, 256]
+    assert Hidden.units_for(10_000, MAX_UNITS) == MAX_UNITS
+    assert Hidden.units_for(10_000, MAX_UNITS // 2) == MAX_UNITS
+    assert Hidden.units_for(20, 1) == 2
 
 
 def test_the_fisher_is_the_exact_one_of_both_layers_summed_over_samples() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_cl.refine import Objective, cross_entropy, minimise
+from edge_cl.refine import Objective, brier_score, cross_entropy, minimise
 
 
 def objective(pull: float = 0.5, seed: int = 0) -> Objective:
@@ -60,3 +60,12 @@ def test_separable_samples_without_pull_stay_finite() -> None:
     found = minimise(problem, np.zeros((4, 4), np.float32))
     assert np.isfinite(found).all()
     assert ((x @ found.T).argmax(axis=1) == np.arange(4)).all()
+
+
+def test_brier_score_is_the_squared_distance_from_the_label() -> None:
+    rng = np.random.default_rng(0)
+    logits, y = rng.normal(scale=30, size=(20, 5)), rng.integers(0, 5, 20)
+    logits[y != 2, 2] = -np.inf  # a class that the sample cannot be
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(brier_score(logits.astype(np.float32), y), ((p - np.eye(5)[y]) ** 2).sum(1), atol=1e-4)

@@ -118,6 +118,31 @@ def test_errors_of_another_head_on_all_samples_need_no_sample() -> None:
     np.testing.assert_allclose(before.mean_square_move(after), moved, rtol=1e-3)
 
 
+@pytest.mark.parametrize("between", ["nothing", "rollback", "resize"])
+def test_an_update_is_the_same_in_a_process_that_made_the_one_before(between: str, tmp_path: Path) -> None:
+    """What that one worked out is used again, and worked out again where anything has changed since."""
+    x, y = problem(200, 12, 2)
+    found = []
+    for is_reopened in (False, True):
+        path = tmp_path / f"{is_reopened}.ecl"
+        with Learner.create(path, head="regression", replay_bytes=9000) as first:
+            for rows in (slice(0, 80), slice(80, 150)):
+                first.learn(x[rows], y[rows], min_retention=0)
+            if between == "rollback":
+                first.rollback(1)
+            elif between == "resize":
+                first.resize(replay_bytes=4000)
+            if not is_reopened:
+                report = first.learn(x[150:], y[150:] + 1, min_retention=0)
+                found.append((report.retention, report.accuracy_before, report.accuracy_after, first.predict(x).values))
+        if is_reopened:
+            with Learner.open(path) as again:
+                report = again.learn(x[150:], y[150:] + 1, min_retention=0)
+                found.append((report.retention, report.accuracy_before, report.accuracy_after, again.predict(x).values))
+    assert found[0][:3] == found[1][:3]
+    np.testing.assert_array_equal(found[0][3], found[1][3])
+
+
 def test_the_strength_follows_the_noise() -> None:
     """What cannot be foretold is answered by the mean, what can exactly, and never worse than the better of both."""
     rng = np.random.default_rng(0)

@@ -54,6 +54,8 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"head": "regression", "recipe": "edge"},
     {"random_features": 20},
     {"recipe": "l2"},
+    {"recipe": "edge", "shrinkage": 0.5},
+    {"recipe": "l2", "penalty": 2.0},
 )
 
 

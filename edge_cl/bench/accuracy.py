@@ -138,7 +138,7 @@ def run_all(
                         on_done(stream.n_tasks)
                     results.append(Result(text, budget, stream.seed, measure(stream, course)))
                 except Exception as error:
-                    results.append(Result(text, budget, stream.seed, error=_one_line(error)))
+                    results.append(Result(text, budget, stream.seed, error=one_line(error)))
     return results
 
 
@@ -159,7 +159,8 @@ def follow(stream: Stream, plan: Plan, budget: str = "1MB", on_done: Callable[[i
     settings.pop("replay", None)
     if plan.budget == ALL:
         n_samples = sum(map(len, stream.train))
-        settings = {"codec": "float32", **settings, "replay_bytes": n_samples * (4 * data.features.shape[1] + SLOT)}
+        dim = settings.get("random_features") or data.features.shape[1]
+        settings = {"codec": "float32", **settings, "replay_bytes": n_samples * (4 * dim + SLOT)}
     else:
         settings["replay_bytes"] = parse_budget(plan.budget or budget, len(data.classes))
     asked = data.features[stream.asked(stream.n_tasks - 1)]
@@ -178,6 +179,7 @@ def follow(stream: Stream, plan: Plan, budget: str = "1MB", on_done: Callable[[i
     return Course(answers, probabilities.max(axis=1), seconds, n_bytes)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return why something failed, in one line."""
     text = " ".join(str(error).split()) or "no reason given"
     return text if isinstance(error, EdgeClError) else f"{type(error).__name__}: {text}"

@@ -24,6 +24,7 @@ COMMANDS = {
     "forget": "Remove a class, and its bytes from the file.",
     "set": "Change the budget of stored samples or of earlier versions.",
     "check": "Verify that a state is whole.",
+    "tune": "Try replay budgets and strengths on samples, if what is chosen by itself is not enough.",
     "bench": "Measure accuracy against other recipes, and speed on this machine.",
     "demo": "Learn handwritten digits, five first and then one by one, offline.",
 }

@@ -7,6 +7,7 @@ import click
 from edge_cl.cli.options import json_option, state_argument
 from edge_cl.cli.output import show_json, show_table
 from edge_cl.learner import Learner
+from edge_cl.state import STRENGTHS
 
 
 @click.command("info")
@@ -20,6 +21,7 @@ def command(state: str, as_json: bool) -> None:
             "version": learner.version,
             "recipe": learner.recipe,
             "head": learner.head_kind,
+            **{name: getattr(learner.settings, name) for name in STRENGTHS},
             "classes": list(learner.classes),
             "tasks": list(learner.tasks),
             "outputs": list(learner.outputs),
@@ -36,6 +38,7 @@ def command(state: str, as_json: bool) -> None:
             ("version", str(learner.version)),
             ("recipe", learner.recipe),
             ("head", learner.head_kind),
+            *((name, f"{value:g}") for name in STRENGTHS if (value := getattr(learner.settings, name)) is not None),
             *((what, f"{len(names)}: {', '.join(names)}") for what, names in named),
             (
                 "backbone",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edge_cl.cli.options import Bytes, Number, Numbers, json_option, state_argument
+from edge_cl.cli.options import Bytes, Number, Numbers, Strength, json_option, state_argument, told
 from edge_cl.cli.output import show_json, show_table
 from edge_cl.codecs import AUTO, CODECS, DEFAULT_CODEC
 from edge_cl.head import HEADS, HIDDEN_UNITS
@@ -49,13 +49,31 @@ from edge_cl.state import DEVICES, MEMORY, PRECISIONS
     " [default: the recipe's]",
 )
 @click.option(
+    "--shrinkage",
+    type=Strength(),
+    default=AUTO,
+    show_default=True,
+    callback=lambda _context, _option, value: told(value),
+    help="Of the covariance, 0 to 1, of recipes that have one.",
+)
+@click.option(
+    "--penalty",
+    type=Strength(),
+    default=AUTO,
+    show_default=True,
+    callback=lambda _context, _option, value: told(value),
+    help="Weight decay of edge, ridge and joint; of other recipes a factor on what EWC or L2 holds (auto: 1).",
+)
+@click.option(
     "--head",
     type=click.Choice(HEADS),
     default="linear",
     show_default=True,
     help="'cosine': unit features and rows; 'mlp': a hidden layer beside the linear one; 'regression': numbers.",
 )
-@click.option("--hidden-units", type=int, default=HIDDEN_UNITS, show_default=True, help="Of an mlp head.")
+@click.option(
+    "--hidden-units", type=int, default=HIDDEN_UNITS, show_default=True, help="Of an mlp head of ten classes."
+)
 @click.option(
     "--random-features",
     type=int,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from edge_cl.codecs import AUTO
 from edge_cl.errors import InputError
 from edge_cl.quantities import parse_bytes
 from edge_cl.state import DEVICES, TIMEOUT
@@ -54,6 +55,40 @@ class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             return parse_bytes(value)
         except InputError as error:
             self.fail(str(error), param, ctx)
+
+
+class Strength(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number, or `auto`: it is chosen by itself."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return the number, or `auto`."""
+        if isinstance(value, float) or value == AUTO:
+            return float(value) if isinstance(value, float) else AUTO
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"expected a number or {AUTO}; found {value!r}", param, ctx)
+
+
+class Several(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Values between commas."""
+
+    def __init__(self, kind: click.ParamType) -> None:  # type: ignore[type-arg,unused-ignore]
+        self.kind = kind
+        self.name = f"{kind.name},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Return the values, each once."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(self.kind.convert(part.strip(), param, ctx) for part in value.split(",")))
+
+
+def told(strength: float | str | None) -> float | None:
+    """Return a strength as the learner takes it: None where it is chosen by itself."""
+    return None if strength is None or isinstance(strength, str) else strength
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]

@@ -90,7 +90,7 @@ class Sketch(Codec):
             energy = 1.0
         crossed = _measure(statistics.scatter, self.n_directions)
         crossed *= (1 - shrinkage) / (degrees * energy)
-        crossed += (directions @ between.T / energy) @ between
+        crossed += (_measure(np.ascontiguousarray(between.T), self.n_directions) / energy) @ between
         crossed += (shrinkage * spread / energy + RIDGE) * directions
         inner = _measure(np.ascontiguousarray(crossed.T), self.n_directions)
         inner.reshape(-1)[:: len(inner) + 1] += GAUSSIAN_ERRORS[self.n_bits - 1]

@@ -59,6 +59,8 @@ class Chain:
             self._add("Mul", "raised", signs)
         if feature_map.n_random:
             self._add("MatMul", "random", self._constant("map.projection", feature_map.projection))
+            if feature_map.constant:
+                self._add("Add", "random.offset", self._constant("map.offsets", feature_map.offsets))
             self._add("Relu", "random.relu")
         if feature_map.is_unit:
             vectors = self.last

@@ -10,7 +10,7 @@ from edge_cl.anchor import Whitened, calibrate, nearest_factor, whiten
 from edge_cl.companion import Companion, weigh
 from edge_cl.devices import namespace
 from edge_cl.ewc import with_one
-from edge_cl.learning.accompanied import Accompanied, train_rows, train_whole
+from edge_cl.learning.accompanied import PULLS, Accompanied, train_rows, train_whole
 from edge_cl.learning.task import Learnt, Task
 from edge_cl.recipes import Recipe
 
@@ -37,7 +37,7 @@ def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
     between, an update has only a panel of it, and trains the companion's rows of its own classes.
     """
     before = task.companion
-    space = whiten(task.statistics, None if task.is_whole else before.shrinkage)
+    space = whiten(task.statistics, recipe.shrinkage or (None if task.is_whole else before.shrinkage))
     asked = _ask(space, task)
     factor = _temper(space, task, asked)
     asked = replace(asked, unseen=factor * asked.unseen, learnt=factor * asked.learnt)
@@ -45,7 +45,7 @@ def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
     if task.is_whole:
         after = replace(after, n_seen=int(task.statistics.counts.sum()))
     head = space.head(factor)
-    made = _accompany(task, recipe, space, head, asked)
+    made = _accompany(task, recipe, (space, factor), asked)
     if made is not None:
         return _join(task, head, asked, made, replace(after, rows=made.rows, pull=made.pull, share=made.share))
     comparable = asked.together | ~task.exact
@@ -92,23 +92,40 @@ def _temper(space: Whitened, task: Task, asked: _Asked) -> float:
     return float(before ** (1 - share) * found**share)
 
 
-def _accompany(
-    task: Task, recipe: Recipe, space: Whitened, head: tuple[Floats, Floats], asked: _Asked
-) -> Accompanied | None:
+def _accompany(task: Task, recipe: Recipe, anchor: tuple[Whitened, float], asked: _Asked) -> Accompanied | None:
     """Return the companion, or None: what is not stored cannot be told from new classes but by the closed form.
 
     Samples decoded from lossy codes cannot tell how much worse the companion of a part of all samples is: where less
-    than half is stored, there is none (6 of 57 samples of each class of Caltech-101 stored: 93.2 instead of 89.9 %).
+    than three quarters are stored, there is none (Caltech-101 with half of its samples stored: 92.2 instead of 90.9 %).
     """
+    space, factor = anchor
     is_blind = task.n_old > 0 and not task.n_stored
-    is_thin = not task.is_exact and 2 * task.n_kept < int(task.statistics.counts.sum())
+    is_thin = not task.is_exact and 4 * task.n_kept < 3 * int(task.statistics.counts.sum())
     if not recipe.trains or is_blind or is_thin or space.weight is None or len(space.means) < 2:
         return None
     if not task.is_whole:
+        if recipe.penalty is not None:
+            task = replace(task, companion=replace(task.companion, pull=recipe.penalty))
         return train_rows(task, space) if bool((task.companion.rows != 0).any()) else None
-    if task.is_exact:
-        return train_whole(task, space, asked.unseen)
-    return train_whole(task, space, task.coded @ head[0].T + head[1])
+    alone = asked.unseen if task.is_exact else _ask_coded(space, factor, task)
+    return train_whole(task, space, alone, PULLS if recipe.penalty is None else (recipe.penalty,))
+
+
+def _ask_coded(space: Whitened, factor: float, task: Task) -> Floats:
+    """Return what the closed form says to samples (N, K) as their lossy codes give them back.
+
+    With fewer samples than features it has learnt each by heart, and its code still tells: it is left out (Caltech-101
+    with 5 samples of each class: 85.0 -> 86.1 %). With more it is not: codes lie nearer to their means than samples
+    do, and what is left would be told too little (all samples: 93.5 -> 93.2 %).
+    """
+    weights, bias = space.head(factor)
+    logits: Floats = task.coded @ weights.T + bias
+    counts = task.statistics.counts
+    can_go = counts[task.labels] > 1
+    if int(counts.sum()) - len(counts) < task.coded.shape[1] and bool(can_go.any()):
+        z = space.transform(task.coded[can_go])
+        logits[can_go] = factor * space.leave_one_out(z, task.labels[can_go])
+    return logits
 
 
 def _join(task: Task, head: tuple[Floats, Floats], asked: _Asked, made: Accompanied, companion: Companion) -> Learnt:

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from edge_kernels.arrays import Bools, Floats
 
 from edge_cl import ewc
-from edge_cl.anchor import far_units, oracle_shrinkage
+from edge_cl.anchor import far_units, oracle_shrinkage, rounding_shrinkage
 from edge_cl.cholesky import inverse_cholesky
 from edge_cl.devices import namespace
 from edge_cl.learning.task import Task
@@ -76,10 +77,10 @@ def hold(task: Task, recipe: Recipe, train: Bools) -> Hold:
         train: (N,) samples that are trained on; what the replay stands for is not held by the Fisher once more.
     """
     if recipe.fisher == "diagonal":
-        return _hold_each(task, train)
-    old = _precision_of_old(task, train)
+        return _hold_each(task, recipe, train)
+    old = (recipe.penalty or 1.0) * _precision_of_old(task, train)
     if recipe.fisher == "kronecker" and float(old.max()) > 0:
-        found = _hold_moment(task, old)
+        found = _hold_moment(task, old, recipe.shrinkage or 0.0)
         if found is not None:
             return found
     xp, centre = namespace(task.features), mean_of(task)
@@ -91,7 +92,7 @@ def hold(task: Task, recipe: Recipe, train: Bools) -> Hold:
     return Hold(*_anchor(task), centre, 1 / deviation_of(task, centre, train), level, pull)
 
 
-def _hold_each(task: Task, train: Bools) -> Hold:
+def _hold_each(task: Task, recipe: Recipe, train: Bools) -> Hold:
     """Return the hold of the diagonal Fisher, plain in the features as they are; new rows have none but the prior."""
     xp, mean = namespace(task.features), mean_of(task)
     rows = ewc.with_bias(task.weights, task.bias)
@@ -99,17 +100,18 @@ def _hold_each(task: Task, train: Bools) -> Hold:
     scale = xp.concatenate([(deviation_of(task, mean, train) ** 2 + mean**2) ** 0.5, xp.ones(1, dtype=xp.float32)])
     loose = xp.full((1, len(scale)), _prior(task), dtype=xp.float32)
     loose[:, -1] = LOOSE
-    fisher, loose = precision / scale**2, loose + 0 * precision
+    fisher, loose = (recipe.penalty or 1.0) * precision / scale**2, loose + 0 * precision
     middle = (fisher * anchor + loose * rows) / (fisher + loose)  # of two parabolas
     return Hold(middle[:, :-1], middle[:, -1], 0 * mean, 1 / scale[:-1], 1.0, fisher + loose)
 
 
-def _hold_moment(task: Task, old: Floats) -> Hold | None:
+def _hold_moment(task: Task, old: Floats, least: float) -> Hold | None:
     """Return the hold of the Kronecker Fisher; None where all old samples are one and the same.
 
     Args:
         task: what the update learns from.
-        old: (K,) of `_precision_of_old`.
+        old: (K,) precision that the samples learnt before give each row.
+        least: shrinkage of the second moment.
     """
     assert task.before is not None
     assert task.before.scatter is not None
@@ -119,16 +121,24 @@ def _hold_moment(task: Task, old: Floats) -> Hold | None:
     centre = (counts / n_seen) @ before.means
     between = (before.means - centre) * counts[:, None] ** 0.5
     scatter = before.scatter + between.T @ between
-    units = far_units(scatter.diagonal() ** 0.5)
+    units = far_units(scatter.diagonal() ** 0.5, n_seen - 1)
     if units is not None:
         scatter = scatter / (units[:, None] * units)
     dim, variance = len(scatter), float(scatter.diagonal().sum()) / (len(scatter) * n_seen)
     if not variance > 0:
         return None
-    shrinkage = oracle_shrinkage(scatter, max(n_seen - 1, 1))
-    precision = scatter * ((1 - shrinkage) / n_seen)
-    precision.reshape(-1)[:: dim + 1] += (shrinkage + _prior(task) / most) * variance
-    axes = inverse_cholesky(precision)
+    shrinkage = max(oracle_shrinkage(scatter, max(n_seen - 1, 1)), least)
+    prior = _prior(task) / most
+
+    def axes_at(shrinkage: float) -> Floats:
+        precision = scatter * ((1 - shrinkage) / n_seen)
+        precision.reshape(-1)[:: dim + 1] += (shrinkage + prior) * variance
+        return inverse_cholesky(precision)
+
+    try:
+        axes = axes_at(shrinkage)
+    except np.linalg.LinAlgError:
+        axes = axes_at(max(shrinkage, rounding_shrinkage(scatter, n_seen)))
     if units is not None:
         axes /= units
     return Hold(*_anchor(task), centre, axes, 1.0, old[:, None].clip(LOOSE * most))

@@ -14,7 +14,7 @@ DECAYS = tuple(10.0 ** (-step / 2) for step in range(-2, 11))  # of each sample:
 FIRST_STEPS = 15  # of L-BFGS for each decay: the losses of the held-out slice then hardly change any more
 
 
-def learn_from_nothing(task: Task, recipe: Recipe) -> Learnt:  # noqa: ARG001 - every way is called with both
+def learn_from_nothing(task: Task, recipe: Recipe) -> Learnt:
     """Return the softmax head of all samples, its weight decay chosen on the held-out slice, which then joins the rest.
 
     The held-out slice is asked about the head that did not see it. From the firmest decay on, each starts where the one
@@ -27,10 +27,11 @@ def learn_from_nothing(task: Task, recipe: Recipe) -> Learnt:  # noqa: ARG001 - 
     weights = xp.ones(len(inputs), dtype=xp.float32)
     everything = Objective(inputs, offsets, task.labels, weights, 0.0, task.device)
     best = shift = xp.zeros((len(task.bias), inputs.shape[1]), dtype=xp.float32)
-    decay, least = DECAYS[len(DECAYS) // 2], float("inf")
+    decays = DECAYS if recipe.penalty is None else (recipe.penalty,)
+    decay, least = decays[len(decays) // 2], float("inf")
     if bool(task.held.any()) and bool(train.any()):
         some = Objective(inputs[train], offsets[train], task.labels[train], weights[train], 0.0, task.device)
-        for tried in DECAYS:
+        for tried in decays:
             pull = tried * len(some.labels) * space.pull
             shift = minimise(replace(some, pull=pull), shift, max_steps=FIRST_STEPS)
             logits = offsets[task.held] + inputs[task.held] @ shift.T

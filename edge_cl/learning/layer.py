@@ -3,13 +3,13 @@
 The linear layer learns by its recipe alone. Then the cross-entropy of `linear logits + max(0, x W^T + b) V^T` is
 minimised over W, b and V, held to what they were by EWC with the exact diagonal Fisher of both layers, where the recipe
 has a Fisher. The held-out slice chooses how firmly, and whether there is a layer at all: where it does not surely gain,
-the head is the linear one.
+the head is the linear one. So it is with the units that a layer gets for more classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from edge_kernels.arrays import Bools, Floats
 
 from edge_cl.devices import namespace
 from edge_cl.ewc import with_one
-from edge_cl.feature_map import FeatureMap
+from edge_cl.feature_map import SHORTEST, draw_normal
 from edge_cl.hidden import Hidden
 from edge_cl.learning.balance import weigh
 from edge_cl.learning.layered import Layered, join, split
@@ -63,35 +63,95 @@ def learn_layer(learnt: Learnt, task: Task, recipe: Recipe, seed: int) -> Learnt
     return replace(learnt, hidden=hidden, unseen=unseen, honest=honest, comparable=comparable)
 
 
+@dataclass(frozen=True)
+class _Lesson:
+    """What a layer of any size is trained on and judged by.
+
+    Attributes:
+        task: of the update.
+        train: (N,) samples trained on.
+        inputs: (N, R) features with a 1 behind, divided by the scale.
+        scale: (R,) of the inputs: whatever the units of a feature are, the problem is the same.
+        offsets: (N, K) logits of the linear layer, as if unseen for the held-out samples.
+        prior: (K,) that is added to them in training.
+        weights: (n,) of the samples trained on.
+    """
+
+    task: Task
+    train: Bools
+    inputs: Floats
+    scale: Floats
+    offsets: Floats
+    prior: Floats | float
+    weights: Floats
+
+    @classmethod
+    def of(cls, learnt: Learnt, task: Task, recipe: Recipe, train: Bools) -> _Lesson:
+        xp, inputs = namespace(task.features), with_one(task.features)
+        scale = task.device.kernels.fisher_mse(inputs[train]) ** 0.5
+        scale[scale == 0] = 1
+        linear = task.within(task.features @ learnt.weights.T + learnt.bias)
+        offsets = xp.where(task.held[:, None], learnt.unseen, linear)
+        is_closed = recipe.anchor == "statistics"
+        weights, prior = weigh(task, replace(recipe, balance="seen") if is_closed else recipe, train)
+        return cls(task, train, inputs / scale, scale, offsets, prior, weights)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether enough samples are held out."""
+        return int(self.task.held.sum()) >= FEW
+
+    def judge(self, units: Floats, rows: Floats) -> Any:
+        """Return the losses of the held-out samples, on the host, for units (H, R) of the scaled inputs."""
+        held = self.task.held
+        logits = self.offsets[held] + (self.inputs[held] @ units.T).clip(0) @ rows.T
+        return self.task.device.get(cross_entropy(logits, self.task.labels[held]))
+
+    def teach(self, hidden: Hidden) -> tuple[Hidden, Any]:
+        """Return the layer, trained where that surely gains, and the losses of the held-out samples if they judge."""
+        n_units, n_inputs = hidden.units.shape
+        units, rows = split(_fisher(hidden), n_units, n_inputs)
+        pull, start = join(units / self.scale**2, rows), join(hidden.units * self.scale, hidden.rows)
+        train = self.train
+        samples = self.inputs[train], self.offsets[train] + self.prior, self.task.labels[train], self.weights
+        problem = Layered(*samples, pull, self.task.device, start=start, n_units=n_units)
+
+        def judge(flat: Floats) -> Any:
+            return self.judge(*split(flat, n_units, n_inputs))
+
+        found = _choose(problem, judge if self.is_judged else None)
+        units, rows = split(found, n_units, n_inputs)
+        return replace(hidden, units=units / self.scale, rows=rows), judge(found) if self.is_judged else None
+
+
 def _train(learnt: Learnt, task: Task, recipe: Recipe, train: Bools, seed: int) -> Hidden:
-    """Return the layer trained on some of the samples (N,)."""
+    """Return the layer trained on some of the samples (N,), with units for more classes where those surely gain.
+
+    Where nothing can judge, it has them.
+    """
     assert task.hidden is not None
-    xp, hidden, held = namespace(task.features), task.hidden, task.held
-    inputs = with_one(task.features)
-    scale = task.device.kernels.fisher_mse(inputs[train]) ** 0.5
-    scale[scale == 0] = 1  # whatever the units of a feature are, the problem is the same
-    inputs = inputs / scale
-    if recipe.anchor == "nothing" or not bool((hidden.rows != 0).any()):
-        hidden = replace(hidden, units=_draw(inputs[train], hidden, seed) / scale, rows=0 * hidden.rows)
-    n_units, n_inputs = hidden.units.shape
-    linear = task.within(task.features @ learnt.weights.T + learnt.bias)
-    offsets = xp.where(held[:, None], learnt.unseen, linear)
-    is_closed = recipe.anchor == "statistics"
-    weights, prior = weigh(task, replace(recipe, balance="seen") if is_closed else recipe, train)
-    units, rows = split(_fisher(hidden), n_units, n_inputs)
-    known = join(units / scale**2, rows)
-    start = join(hidden.units * scale, hidden.rows)
-    samples = inputs[train], offsets[train] + prior, task.labels[train], weights
-    problem = Layered(*samples, known, task.device, start=start, n_units=n_units)
+    lesson, before = _Lesson.of(learnt, task, recipe, train), task.hidden
+    is_new = recipe.anchor == "nothing" or not bool((before.rows != 0).any())
+    n_units = max(len(before.units), before.units_for(len(before.rows), before.n_first))
+    sizes = dict.fromkeys((len(before.units), n_units) if lesson.is_judged else (n_units,))
+    found = [lesson.teach(_begin(before, lesson, size, seed, is_new=is_new)) for size in sizes]
+    (hidden, losses), (wide, wide_losses) = found[0], found[-1]
+    return wide if len(found) > 1 and _surely(losses - wide_losses) else hidden
 
-    def judge(flat: Floats) -> Any:
-        units, rows = split(flat, n_units, n_inputs)
-        logits = offsets[held] + (inputs[held] @ units.T).clip(0) @ rows.T
-        return task.device.get(cross_entropy(logits, task.labels[held]))
 
-    found = _choose(problem, judge if int(held.sum()) >= FEW else None)
-    units, rows = split(found, n_units, n_inputs)
-    return replace(hidden, units=units / scale, rows=rows)
+def _surely(gains: Any) -> bool:
+    """Return whether gains (n,) in nats of held-out samples are no accident."""
+    return bool(gains.mean() > max(LEAST_GAIN, 2 * gains.std(ddof=1) / np.sqrt(len(gains))))
+
+
+def _begin(before: Hidden, lesson: _Lesson, n_units: int, seed: int, *, is_new: bool) -> Hidden:
+    """Return the layer to train, of so many units; those that are added, or all of a new one, are drawn."""
+    hidden, first = before.widen(n_units), 0 if is_new else len(before.units)
+    if first == n_units:
+        return hidden
+    drawn = _draw(lesson.inputs[lesson.train], range(first, n_units), seed) / lesson.scale
+    units = namespace(drawn).concatenate([hidden.units[:first], drawn])
+    return replace(hidden, units=units, rows=0 * hidden.rows if is_new else hidden.rows)
 
 
 def _choose(problem: Layered, judge: Judge | None) -> Floats:
@@ -115,21 +175,23 @@ def _choose(problem: Layered, judge: Judge | None) -> Floats:
         if found.mean() >= best_losses.mean():
             break
         best, best_losses = start + shift, found
-    gains = losses - best_losses
-    return best if gains.mean() > max(LEAST_GAIN, 2 * gains.std(ddof=1) / np.sqrt(len(gains))) else base
+    return best if _surely(losses - best_losses) else base
 
 
-def _draw(inputs: Floats, hidden: Hidden, seed: int) -> Floats:
-    """Return units (H, R) of random directions, each zero at one of the inputs (n, R), its slope by their spread."""
-    n_units, n_inputs = hidden.units.shape
-    drawn = FeatureMap(n_inputs - 1, n_units, seed=seed).projection.T
-    places = np.arange(n_units) * len(inputs) // n_units
-    xp = namespace(inputs)
-    directions = xp.asarray(np.ascontiguousarray(drawn))
+def _draw(inputs: Floats, numbers: range, seed: int) -> Floats:
+    """Return units (H, R), each zero at one of the inputs (n, R), its slope by their spread.
+
+    A unit's direction depends on the seed and its number alone, so that it is the same whenever it is added.
+    """
+    xp, n_units, dim = namespace(inputs), len(numbers), inputs.shape[1] - 1
+    drawn = draw_normal(np.arange(numbers.start * dim, numbers.stop * dim), seed).reshape(n_units, dim)
+    drawn /= np.sqrt(np.square(drawn).sum(axis=1, keepdims=True)).clip(SHORTEST)
+    directions = xp.asarray(drawn)
     values = inputs[:, :-1] @ directions.T
     spread = ((values - values.mean(0)) ** 2).mean(0) ** 0.5
     spread[spread == 0] = 1
-    middle = values[xp.asarray(places), xp.arange(n_units)] / inputs[0, -1]
+    places = xp.asarray(np.arange(n_units) * len(inputs) // n_units)
+    middle = values[places, xp.arange(n_units)] / inputs[0, -1]
     units: Floats = xp.concatenate([directions, -middle[:, None]], axis=1) / spread[:, None]
     return units
 

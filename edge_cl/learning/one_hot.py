@@ -6,19 +6,23 @@ new classes too, where their target is 0. The statistics hold all of it, so the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.anchor import far_units
 from edge_cl.cholesky import inverse_cholesky
 from edge_cl.devices import namespace
+from edge_cl.errors import InputError
 from edge_cl.learning.task import Learnt, Task
 from edge_cl.learning.temper import find_factor
 from edge_cl.recipes import Recipe
 from edge_cl.statistics import Statistics
 
 RIDGES = tuple(10.0 ** (-step / 2) for step in range(9))  # of each sample, in units of a feature's variance: 1 to 10^-4
+SMALL_SHARE = 0.05  # of the samples that has to be left free to tell a strength by
 USUAL = 10.0  # factor on the logits: 1 for the own class and 0 for the others is sure of it among a thousand
 
 
@@ -51,13 +55,31 @@ class OneHot:
         return left
 
 
-def learn_from_one_hot(task: Task, recipe: Recipe) -> Learnt:  # noqa: ARG001 - every way is called with both
-    """Return the ridge regression of all samples, at the strength that generalised cross-validation likes best."""
+def learn_from_one_hot(task: Task, recipe: Recipe) -> Learnt:
+    """Return the ridge regression of all samples.
+
+    Its strength is what the recipe was told, or that which generalised cross-validation likes best.
+
+    Raises:
+        InputError: what the recipe was told is too weak for the sums.
+        LinAlgError: the statistics are damaged.
+    """
     xp, statistics = namespace(task.features), task.statistics
     n_samples = int(statistics.counts.sum())
-    best = fit(statistics, RIDGES[0])
-    for ridge in RIDGES[1:]:
-        tried = fit(statistics, ridge)
+    ridges = RIDGES if recipe.penalty is None else (recipe.penalty,)
+    try:
+        best = fit(statistics, ridges[0])
+    except np.linalg.LinAlgError:
+        if recipe.penalty is None:
+            raise
+        raise InputError(
+            f"penalty: less than the rounding of sums in float32; found {recipe.penalty}; give more"
+        ) from None
+    for ridge in ridges[1:]:
+        try:
+            tried = fit(statistics, ridge)
+        except np.linalg.LinAlgError:  # weaker than the rounding of the sums
+            break
         if not tried.loss < best.loss:
             break
         best = tried
@@ -74,6 +96,8 @@ def learn_from_one_hot(task: Task, recipe: Recipe) -> Learnt:  # noqa: ARG001 - 
 def fit(statistics: Statistics, ridge: float) -> OneHot:
     """Return the regression on all samples that the statistics hold; the level is not held down.
 
+    In float64, for what a weak ridge misses is less than float32's rounding of all that it meets.
+
     Args:
         statistics: of K classes.
         ridge: of each sample, in units of the mean variance of a feature.
@@ -81,29 +105,27 @@ def fit(statistics: Statistics, ridge: float) -> OneHot:
     assert statistics.scatter is not None
     xp = namespace(statistics.means)
     n_samples = int(statistics.counts.sum())
-    counts = xp.asarray(statistics.counts, dtype=xp.float32)
+    sums = statistics.counts, statistics.means, statistics.scatter
+    counts, means, scatter = (xp.asarray(part, dtype=xp.float64) for part in sums)
     level = counts / n_samples
-    centre = level @ statistics.means
-    about = statistics.means - centre
+    centre = level @ means
+    about = means - centre
     between = about * counts[:, None] ** 0.5
-    scatter = statistics.scatter + between.T @ between
-    units = far_units(scatter.diagonal() ** 0.5)
+    scatter = scatter + between.T @ between
+    units = far_units(scatter.diagonal() ** 0.5, n_samples - 1)
     if units is not None:
-        scatter = scatter / (units[:, None] * units)
+        scatter /= units[:, None] * units
     dim = len(scatter)
     strength = ridge * (float(scatter.diagonal().sum()) / dim or 1.0)
-    held = scatter + 0  # a copy, of both kinds of arrays
-    held.reshape(-1)[:: dim + 1] += strength
-    axes = inverse_cholesky(held)
-    squares = namespace(axes).asarray(axes, dtype=namespace(axes).float64) ** 2  # too large for float32 at times
-    freedom = 1 + dim - strength * float(squares.sum())
+    scatter.reshape(-1)[:: dim + 1] += strength
+    axes = inverse_cholesky(scatter)
+    free = n_samples - 1 - dim + strength * float((axes**2).sum())
     if units is not None:
         axes /= units
     products = (about * counts[:, None]) @ axes.T  # of the targets with the coordinates
     rows = products @ axes
-    explained = float((products**2).sum())
-    wide = namespace(rows)
-    in_units = wide.asarray(rows if units is None else rows * units, dtype=wide.float64)
-    missed = float((counts * (1 - level)).sum()) - explained - strength * float((in_units**2).sum())
-    free = max(n_samples - freedom, 1e-3 * n_samples)
-    return OneHot(centre, axes, rows, level, n_samples * max(missed, 0.0) / free**2)  # Golub 1979, eq. 1.4
+    in_units = rows if units is None else rows * units
+    missed = float((counts * (1 - level)).sum() - (products**2).sum() - strength * (in_units**2).sum())
+    loss = n_samples * max(missed, 0.0) / free**2 if free > SMALL_SHARE * n_samples else math.inf  # Golub 1979, eq. 1.4
+    centre, axes, rows, level = (xp.asarray(part, dtype=xp.float32) for part in (centre, axes, rows, level))
+    return OneHot(centre, axes, rows, level, loss)

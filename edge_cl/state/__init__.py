@@ -2,7 +2,7 @@
 
 from edge_cl.state.file import StateFile
 from edge_cl.state.opening import MEMORY, TIMEOUT
-from edge_cl.state.schema import DEVICES, HISTORY_BYTES, PRECISIONS, Settings, check_device
+from edge_cl.state.schema import DEVICES, HISTORY_BYTES, PRECISIONS, STRENGTHS, Settings, check_device
 from edge_cl.state.versions import KINDS, Version, utc_now
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "KINDS",
     "MEMORY",
     "PRECISIONS",
+    "STRENGTHS",
     "TIMEOUT",
     "Settings",
     "StateFile",

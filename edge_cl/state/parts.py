@@ -13,7 +13,7 @@
 | hits     | u1 (M,)                         | 4,000 | |
 | codebook | see `edge_cl.codecs`            | 64,000 | |
 | frame    | f4 (2, D) or none               | 64,000 | of a cosine head |
-| hidden   | f4 (H, D + 1), then (K, H), or none | 64,000 | units and rows of an `mlp` head |
+| hidden   | f4 (H, D + 1), then (K, H), or none | 64,000 | units and rows of an `mlp` head; H by its bytes |
 | hidden_fisher | f4 as many, or none        | 64,000 | of these |
 | companion | see `edge_cl.companion`, or none | 64,000 | of a closed-form head |
 
@@ -112,11 +112,14 @@ def head_from(parts: Parts, dim: int, settings: Settings) -> Head:
     if bool(parts["hidden"]) != (settings.head == "mlp"):
         raise StateError(f"head {settings.head} with a hidden layer of {len(parts['hidden'])} bytes")
     if parts["hidden"]:
-        size = Hidden.size(len(classes), settings.hidden_units, dim)
-        fisher = _floats(parts, "hidden_fisher", (size if parts["hidden_fisher"] else 0,))
+        packed = _floats(parts, "hidden", (len(parts["hidden"]) // 4,))
+        fisher = _floats(parts, "hidden_fisher", (len(packed) if parts["hidden_fisher"] else 0,))
         if (fisher < 0).any():
             raise StateError("a Fisher below zero")
-        hidden = Hidden.unpack(_floats(parts, "hidden", (size,)), fisher, settings.hidden_units, dim)
+        try:
+            hidden = Hidden.unpack(packed, fisher, len(classes), dim, n_first=settings.hidden_units)
+        except ValueError as error:
+            raise StateError(str(error)) from None
     elif parts["hidden_fisher"]:
         raise StateError("a Fisher of a hidden layer that is not there")
     return Head(classes, weights, bias, settings.head, settings.has_tasks, frame, hidden)

@@ -10,7 +10,8 @@ are BLAKE2b of 16 bytes.
 |          |         |         | `selection`, `history_bytes`; `erasing`: there while what was forgotten may |
 |          |         |         | be in free pages; `seal`: digest of settings, kept versions, log and births; |
 |          |         |         | from format 3 on, where they are not the defaults: `head`, `hidden_units`, |
-|          |         |         | `random_features`, `input_dim`, `has_tasks`, `is_raised`, `balance` |
+|          |         |         | `random_features`, `input_dim`, `has_tasks`, `is_raised`, `balance`, |
+|          |         |         | `shrinkage`, `penalty`, `random_constant` |
 |          | value   | text    | of `backbone`: JSON, or empty where samples are features |
 | chunks   | id      | integer | from 1; a chunk never changes |
 |          | data    | blob    | a piece of a part |
@@ -39,6 +40,7 @@ from edge_cl.codecs import DEFAULT_CODEC, check_codec
 from edge_cl.errors import InputError
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import HIDDEN_UNITS
+from edge_cl.recipes import Recipe, get_recipe
 from edge_cl.replay import SELECTIONS
 from edge_cl.state.form import check_form
 
@@ -60,7 +62,12 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = (32, 16)
 HISTORY_BYTES = 32_000_000
 NUMBERS = ("replay_bytes", "seed", "precision", "history_bytes", "hidden_units", "random_features", "input_dim")
-NEWER = ("head", "hidden_units", "random_features", "input_dim", "has_tasks", "is_raised", "balance")  # than format 2
+STRENGTHS = ("shrinkage", "penalty")
+REALS = (*STRENGTHS, "random_constant")
+NEWER = (  # than format 2
+    *("head", "hidden_units", "random_features", "input_dim", "has_tasks", "is_raised", "balance"),
+    *REALS,
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,15 @@ class Settings:
         selection: of the replay, `reservoir` or `herding`.
         history_bytes: limit of what is kept of earlier versions.
         head: `linear`, `cosine`, `mlp` or `regression`.
-        hidden_units: of an `mlp` head.
+        hidden_units: of an `mlp` head, for its first classes.
         random_features: D of the random features that samples become, or 0: none.
         input_dim: features of a sample before they become random ones; 0 until the first is learnt, or without those.
         has_tasks: whether the names of classes begin with that of their task.
         is_raised: whether features are raised to a power; the first ones decide.
         balance: of the classes in training, instead of the recipe's own; empty: its own.
+        shrinkage: of the covariance; None: chosen by itself.
+        penalty: on weights, see `edge_cl.recipes`; None: chosen by itself, or 1.
+        random_constant: the feature beside a sample's own before they become random ones; 0 until the first is learnt.
     """
 
     backbone: str
@@ -102,6 +112,9 @@ class Settings:
     has_tasks: bool = False
     is_raised: bool = False
     balance: str = ""
+    shrinkage: float | None = None
+    penalty: float | None = None
+    random_constant: float = 0.0
 
     @property
     def format(self) -> int:
@@ -109,9 +122,18 @@ class Settings:
         is_old = self.recipe in OLDEST_RECIPES and all(getattr(self, key) == default for key, default in _defaults())
         return OLDEST if is_old else FORMAT
 
+    def make_recipe(self) -> Recipe:
+        """Return the recipe, with what these say otherwise.
+
+        Raises:
+            InputError: there is none, or it has no such setting.
+        """
+        return get_recipe(self.recipe, self.balance, shrinkage=self.shrinkage, penalty=self.penalty)
+
     def feature_map(self, n_inputs: int) -> FeatureMap:
         """Return what becomes of samples of that many features before anything learns from them."""
-        return FeatureMap(n_inputs, self.random_features, self.head == "cosine", self.is_raised, self.seed)
+        kind = (self.head == "cosine", self.is_raised, self.seed, self.random_constant)
+        return FeatureMap(n_inputs, self.random_features, *kind)
 
     def checked(self) -> Settings:
         """Return the settings.
@@ -152,6 +174,7 @@ class Settings:
         """
         values: dict[str, Any] = {key: value for key, value in rows if key not in {"erasing", "seal"}}
         values |= {key: int(values[key]) for key in NUMBERS if key in values}
+        values |= {key: float(values[key]) for key in REALS if key in values}
         if number < FORMAT and "recipe" in values:
             values["recipe"] = RENAMED.get(values["recipe"], values["recipe"])
         for key in {"has_tasks", "is_raised"} & set(values):
