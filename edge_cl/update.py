@@ -24,7 +24,7 @@ from edge_cl.statistics import Statistics
 
 PANEL = 256  # stored samples that an update works on at least: as many as it can within a tenth of a second at D = 1280
 MEANS = 1024  # class means that a head is asked about at a time
-PANEL_PER_SAMPLE = 10  # and for each new sample, since a large batch takes long anyway
+PANEL_PER_SAMPLE = 20  # and for each new sample, since a large batch takes long anyway
 WHOLE = 1 << 14  # stored samples that are looked at, at most, where all should be
 
 
