@@ -130,11 +130,16 @@ class Whitened:
 
     def head(self, factor: float) -> tuple[Floats, Floats]:
         """Return weights (K, D) and bias (K,) in feature space: the LDA head times `factor`."""
-        xp = namespace(self.means)
-        weights = factor * self.expected @ self.whitener
-        bias = factor * xp.asarray(self.levels, dtype=xp.float64)
-        bias = bias - xp.asarray(weights, dtype=xp.float64) @ xp.asarray(self.centre, dtype=xp.float64)
-        return weights, xp.asarray(bias, dtype=xp.float32)
+        return rows_of(self, self.expected, self.levels, factor)
+
+
+def rows_of(space: Whitened, expected: Floats, levels: Floats, factor: float) -> tuple[Floats, Floats]:
+    """Return weights (R, D) and bias (R,) in feature space, of means (R, D) and levels (R,) there, times `factor`."""
+    xp = namespace(expected)
+    weights = factor * expected @ space.whitener
+    bias = factor * xp.asarray(levels, dtype=xp.float64)
+    bias = bias - xp.asarray(weights, dtype=xp.float64) @ xp.asarray(space.centre, dtype=xp.float64)
+    return weights, xp.asarray(bias, dtype=xp.float32)
 
 
 def whiten(statistics: Statistics, shrinkage: float | None = None) -> Whitened:

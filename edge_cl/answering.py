@@ -37,6 +37,15 @@ class Answering(Revisable):
         return head.classes if head and head.kind == "regression" else ()
 
     @property
+    def looks(self) -> dict[str, int]:
+        """How many looks classes have been seen in; those of one look are left out."""
+        head = self._current.head
+        if head is None or head.looks is None:
+            return {}
+        counts = np.bincount(head.looks.owners, minlength=len(head.classes))
+        return {name: int(1 + n) for name, n in zip(head.classes, counts, strict=True) if n}
+
+    @property
     def head_kind(self) -> str:
         """`linear`, `cosine`, `mlp` or `regression`."""
         return self._current.settings.head

@@ -58,9 +58,9 @@ def without_class(memory: Memory, name: str, recipe: Recipe, features: Floats | 
         scatter = None if statistics.scatter is None else np.zeros_like(statistics.scatter)
         blank = Statistics(statistics.counts[:0], statistics.means[:0], scatter)
         kept = replay.keep(np.zeros(0, np.int64), np.zeros(0, np.int64)).refit(blank)
-        return Memory(
-            head.keep(others), blank, memory.fisher[:0], kept, memory.companion.keep(np.zeros(0, np.int64))
-        ), ()
+        nothing = np.zeros(0, np.int64)
+        beside = memory.companion.keep(nothing), memory.looks.keep(nothing)
+        return Memory(head.keep(others), blank, memory.fisher[:0], kept, *beside), ()
     scatter = _scatter_without(statistics, row, features)
     left = Statistics(statistics.counts[others], statistics.means[others], scatter)
     rows = np.flatnonzero(memory.replay.labels != row)
@@ -68,7 +68,7 @@ def without_class(memory: Memory, name: str, recipe: Recipe, features: Floats | 
     replay = memory.replay.keep(rows, labels - (labels > row)).refit(left)
     fisher = memory.fisher[others] if len(memory.fisher) else memory.fisher
     companion = memory.companion.keep(others) if len(memory.companion.rows) else memory.companion
-    made = Memory(head.keep(others), left, fisher, replay, companion)
+    made = Memory(head.keep(others), left, fisher, replay, companion, memory.looks.keep(others))
     remains = []
     if scatter is not None and features is None:
         remains.append("its part of the second moment that all classes share (give its samples: --samples DIR)")

@@ -10,6 +10,7 @@ import numpy as np
 from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.hidden import Hidden
+from edge_cl.look_rows import LookRows
 
 HEADS = ("linear", "cosine", "mlp", "regression")
 HIDDEN_UNITS = 64
@@ -28,6 +29,7 @@ class Head:
         has_tasks: whether each name is that of its task, a slash, and that of the class.
         frame: (2, D) float32, of a cosine head that has learnt: what `rows` is made with.
         hidden: of an `mlp` head.
+        looks: further rows of classes that have several looks; None where none has.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +39,7 @@ class Head:
     has_tasks: bool = False
     frame: Floats | None = None
     hidden: Hidden | None = None
+    looks: LookRows | None = None
 
     @classmethod
     def empty(
@@ -66,6 +69,7 @@ class Head:
             bias=self.bias[rows],
             frame=self.frame if len(rows) else None,
             hidden=self.hidden and self.hidden.keep(rows),
+            looks=self.looks and self.looks.keep(rows),
         )
 
     @cached_property
@@ -108,6 +112,8 @@ class Head:
             logits: Floats = features @ weights.T + bias
             if self.hidden is not None:
                 logits += self.hidden.logits(features)
+            if self.looks is not None:
+                logits = self.looks.logits(features, logits)
         return logits
 
     def predict(self, features: Floats) -> Floats:

@@ -10,6 +10,7 @@ from edge_kernels.arrays import Floats
 from edge_cl.codecs import DEFAULT_CODEC, open_codec
 from edge_cl.companion import Companion
 from edge_cl.head import Head
+from edge_cl.looks import Looks
 from edge_cl.replay import Replay
 from edge_cl.ridge import Ridge
 from edge_cl.statistics import Statistics
@@ -40,6 +41,7 @@ class Memory:
         fisher: (K, D + 1) float32 summed diagonal Fisher, or (0, D + 1) where the recipe has none.
         replay: stored samples.
         companion: of a closed-form head.
+        looks: of its classes.
         fitted: of a regression, what the sums come to, if that was worked out already; it is not in a file.
     """
 
@@ -48,6 +50,7 @@ class Memory:
     fisher: Floats
     replay: Replay
     companion: Companion
+    looks: Looks
     fitted: Fitted | None = None
 
     @classmethod
@@ -69,4 +72,5 @@ class Memory:
             np.zeros((0, dim + 1), np.float32),
             Replay.empty(replay_bytes, seed, opened, selection),
             Companion.empty(dim),
+            Looks.empty(dim),
         )

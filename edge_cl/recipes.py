@@ -41,6 +41,7 @@ class Recipe:
             (`lengths`), or by factor and offset that the held-out samples like best (`held`).
         selection: which samples stay, if the user does not say: `reservoir` or `herding`.
         keeps_all: whether each sample has to be stored, exactly.
+        parts: whether a class may have several means, where it is seen in several looks.
         raises: whether features that are never negative are raised to a power (`edge_cl.feature_map`).
         shrinkage: of the covariance, if the least that is allowed is not more; None: it is chosen by itself.
         penalty: on weights. Where the recipe chooses a weight decay by itself (`edge`: that of its companion; `ridge`,
@@ -61,6 +62,7 @@ class Recipe:
     corrects: Literal["none", "lengths", "held"] = "none"
     selection: Literal["reservoir", "herding"] = "reservoir"
     keeps_all: bool = False
+    parts: bool = False
     raises: bool = False
     shrinkage: float | None = None
     penalty: float | None = None
@@ -99,7 +101,7 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("edge", "statistics", fisher="kronecker", replays=True, raises=True),
+        Recipe("edge", "statistics", fisher="kronecker", replays=True, parts=True, raises=True),
         Recipe("slda", "statistics", trains=False),
         Recipe("ridge", "ridge", trains=False),
         Recipe("ncm", "means", trains=False),

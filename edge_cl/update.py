@@ -113,6 +113,9 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], 
             task = replace(task, before=task.statistics.copy())
         batch, places = task.features[n_stored:], task.labels[n_stored:]
         device.each(len(labels), lambda rows: task.statistics.add(batch[rows], places[rows], device))
+        if recipe.parts and head.kind == "linear":
+            is_old = labels < task.n_old
+            task = replace(task, looks=memory.looks.gather(features[is_old], labels[is_old]))
         learnt = learn(task, recipe)
         if head.kind == "mlp":
             learnt = learn_layer(learnt, task, recipe, memory.replay.seed)
@@ -132,7 +135,7 @@ def propose(memory: Memory, recipe: Recipe, features: Floats, names: list[str], 
     batch_rows = n_stored + origins[taken] - len(memory.replay.records)
     replay = replay.mark(np.concatenate([pool.seen, taken]), np.concatenate([right[:n_stored], right[batch_rows]]))
     retention = _retention(memory, head, pool, hits, comparable)
-    memory = Memory(head, statistics, fisher, replay, companion)
+    memory = Memory(head, statistics, fisher, replay, companion, learnt.looks or memory.looks)
     return Proposal(memory, *_accuracies(old, memory, pool, right), *retention)
 
 
@@ -270,7 +273,11 @@ def _take(learnt: Learnt, head: Head, device: Device) -> Head:
     frame, hidden = learnt.frame, learnt.hidden
     if hidden is not None:
         hidden = hidden.of(device.get(hidden.units), device.get(hidden.rows), device.get(hidden.fisher))
-    return replace(head, weights=weights, bias=bias, frame=None if frame is None else device.get(frame), hidden=hidden)
+    looks = learnt.look_rows
+    if looks is not None:
+        looks = replace(looks, weights=device.get(looks.weights), bias=device.get(looks.bias))
+    frame = None if frame is None else device.get(frame)
+    return replace(head, weights=weights, bias=bias, frame=frame, hidden=hidden, looks=looks)
 
 
 def _retention(before: Memory, head: Head, pool: _Pool, hits: Bools, comparable: Bools) -> tuple[float, float]:

@@ -45,6 +45,8 @@ def problem(kind: str) -> tuple[Array, list[str]]:
     else:
         x = 2 + rng.normal(size=(3, 3))[y] + 0.3 * rng.normal(size=(240, 3))
         x /= np.linalg.norm(x, axis=1, keepdims=True)
+    if kind == "looks":
+        x[150:] = x[150:, ::-1] * 3
     names = [f"{'ab'[n % 2]}/{k}" if kind == "tasks" else f"c{k}" for n, k in enumerate(y)]
     return x.astype(np.float32), names
 
@@ -62,6 +64,7 @@ def problem(kind: str) -> tuple[Array, list[str]]:
         ("tasks", "slda"),
         ("tasks", "edge"),
         ("tasks", "replay"),
+        ("looks", "edge"),
     ],
 )
 def test_torch_tensors_come_to_the_same(kind: str, recipe: str) -> None:
@@ -69,7 +72,7 @@ def test_torch_tensors_come_to_the_same(kind: str, recipe: str) -> None:
     heads: list[Head] = []
     for device in (HOST, torch_device()):
         memory = Memory.empty(3, has_scatter=RECIPES[recipe].has_scatter, replay_bytes=10**5, seed=0)
-        form = "linear" if kind == "tasks" else kind
+        form = "linear" if kind in {"tasks", "looks"} else kind
         memory = replace(memory, head=Head.empty(3, form, has_tasks=kind == "tasks", hidden_units=16))
         for rows in (slice(0, 150), slice(150, 240)):
             memory = propose(memory, RECIPES[recipe], x[rows], names[rows], device).memory
@@ -88,6 +91,10 @@ def test_torch_tensors_come_to_the_same(kind: str, recipe: str) -> None:
             np.testing.assert_allclose(both[1], both[0], atol=1e-3)
         elif kind != "mlp":  # as near as the minimiser's tolerance, 1e-5 of the loss, brings them
             assert np.mean(both[0].argmax(axis=1) == both[1].argmax(axis=1)) > 0.97
+    if kind == "looks":
+        assert host.looks is not None
+        assert there.looks is not None
+        assert np.array_equal(host.looks.owners, there.looks.owners)
     if kind == "cosine":
         lengths = np.linalg.norm(there.rows[0], axis=1)
         np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)

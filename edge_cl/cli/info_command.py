@@ -25,6 +25,7 @@ def command(state: str, as_json: bool) -> None:
             "classes": list(learner.classes),
             "tasks": list(learner.tasks),
             "outputs": list(learner.outputs),
+            "looks": learner.looks,
             "backbone": {"name": info.name, "sha256": info.sha256, "dim": info.dim} if info else None,
             "state_bytes": learner.state_bytes,
             "replay": learner.replay_usage(),
@@ -34,6 +35,9 @@ def command(state: str, as_json: bool) -> None:
             return
         named = [("tasks", learner.tasks)] if learner.tasks else []
         named.append(("outputs", learner.outputs) if learner.outputs else ("classes", learner.classes))
+        if learner.looks:
+            several = tuple(f"{name} ({n})" for name, n in learner.looks.items())
+            named.append(("classes of several looks", several))
         rows = [
             ("version", str(learner.version)),
             ("recipe", learner.recipe),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from edge_kernels.arrays import Floats
+from edge_kernels.arrays import Floats, Ints
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_cl.backbones.cut import FEATURES
@@ -78,8 +78,14 @@ class Chain:
     def _head(self, head: Head) -> None:
         features, logits = self.last, outputs_of(head)[0]
         weights, bias = head.rows
+        if head.looks is not None:
+            weights, bias = np.concatenate([weights, head.looks.weights]), np.concatenate([bias, head.looks.bias])
         row, level = self._constant("head.weights", weights), self._constant("head.bias", bias)
-        if head.hidden is None:
+        if head.looks is not None:
+            self._add("Gemm", "head", row, level, transB=1)
+            self._add("Gather", "looks", self._indices("head.looks", head.looks.table(len(head.classes))), axis=1)
+            self._add("ReduceMax", "looks.max", output=logits, axes=[2], keepdims=0)
+        elif head.hidden is None:
             self._add("Gemm", "head", row, level, output=logits, transB=1)
         else:
             units = head.hidden.units
@@ -101,6 +107,12 @@ class Chain:
         return self.last
 
     def _constant(self, name: str, value: Floats) -> str:
+        return self._keep(name, np.ascontiguousarray(value, dtype=np.float32))
+
+    def _indices(self, name: str, value: Ints) -> str:
+        return self._keep(name, np.ascontiguousarray(value, dtype=np.int64))
+
+    def _keep(self, name: str, value: Floats | Ints) -> str:
         name = self._prefix + name if name in self._taken else name
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
+        self.constants.append(numpy_helper.from_array(value, name))
         return name

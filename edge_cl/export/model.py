@@ -78,7 +78,7 @@ def _is_source(path: Path, backbone: Backbone | None) -> bool:
 
 
 def build_model(head: Head, backbone: Backbone | None, feature_map: FeatureMap, version: int) -> onnx.ModelProto:
-    """Return the model; its head's weights are initializers (K, D) and (K,)."""
+    """Return the model; its head's weights are initializers (K, D) and (K,), with the rows of further looks below."""
     metadata = {"edge_cl.format": "1", "edge_cl.head": head.kind}
     metadata |= {"edge_cl.version": str(version), "edge_cl.parent": str(version - 1)}
     if head.kind == "regression":

@@ -11,7 +11,10 @@ from edge_cl.companion import Companion, weigh
 from edge_cl.devices import namespace
 from edge_cl.ewc import with_one
 from edge_cl.learning.accompanied import PULLS, Accompanied, train_rows, train_whole
+from edge_cl.learning.looks import Parted, find_looks
 from edge_cl.learning.task import Learnt, Task
+from edge_cl.look_rows import LookRows
+from edge_cl.looks import Looks
 from edge_cl.recipes import Recipe
 
 
@@ -30,6 +33,38 @@ class _Asked:
     learnt: Floats
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a head.
+
+    Attributes:
+        weights: (K, D).
+        bias: (K,).
+        others: those of further looks of classes.
+    """
+
+    weights: Floats
+    bias: Floats
+    others: LookRows | None
+
+    def logits(self, features: Floats) -> Floats:
+        """Return (N, K) for features (N, D)."""
+        logits = features @ self.weights.T + self.bias
+        return logits if self.others is None else self.others.logits(features, logits)
+
+    def beside(self, made: Accompanied) -> _Rows:
+        """Return the rows of this and its companion as one: the best look's with the class's own of the companion."""
+        rows, share, others = made.rows, made.share, self.others
+        if others is not None:
+            own = rows[others.owners]
+            weights, bias = weigh(share, others.weights, own[:, :-1]), weigh(share, others.bias, own[:, -1])
+            others = replace(others, weights=weights, bias=bias)
+        return _Rows(weigh(share, self.weights, rows[:, :-1]), weigh(share, self.bias, rows[:, -1]), others)
+
+
+_Anchor = tuple[Whitened, Whitened | Parted, _Rows, float]  # the space, the form that answers, its rows, their factor
+
+
 def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
     """Return the closed-form head, calibrated, with its companion where the recipe trains one.
 
@@ -38,34 +73,45 @@ def learn_from_statistics(task: Task, recipe: Recipe) -> Learnt:
     """
     before = task.companion
     space = whiten(task.statistics, recipe.shrinkage or (None if task.is_whole else before.shrinkage))
-    asked = _ask(space, task)
+    looks, parted = _part(space, task)
+    asked = _ask(space, parted, task)
     factor = _temper(space, task, asked)
     asked = replace(asked, unseen=factor * asked.unseen, learnt=factor * asked.learnt)
     after = replace(before, rows=0 * before.rows, shrinkage=space.shrinkage, factor=factor)
     if task.is_whole:
         after = replace(after, n_seen=int(task.statistics.counts.sum()))
-    head = space.head(factor)
-    made = _accompany(task, recipe, (space, factor), asked)
+    head = _Rows(*(parted or space).head(factor), None if parted is None else parted.look_rows(factor))
+    made = _accompany(task, recipe, (space, parted or space, head, factor), asked)
     if made is not None:
-        return _join(task, head, asked, made, replace(after, rows=made.rows, pull=made.pull, share=made.share))
-    comparable = asked.together | ~task.exact
-    return Learnt(*head, asked.unseen, asked.together, comparable, companion=after)
+        learnt = _join(task, head, asked, made, replace(after, rows=made.rows, pull=made.pull, share=made.share))
+        return replace(learnt, looks=looks)
+    seen = asked.together, asked.together | ~task.exact
+    return Learnt(head.weights, head.bias, asked.unseen, *seen, companion=after, looks=looks, look_rows=head.others)
 
 
-def _ask(space: Whitened, task: Task) -> _Asked:
+def _part(space: Whitened, task: Task) -> tuple[Looks | None, Parted | None]:
+    """Return the looks of the classes, and the closed form of these where one has several."""
+    if task.looks is None or not len(task.looks.owners):
+        return task.looks, None
+    looks = find_looks(task.looks, task.statistics, space, task.device)
+    return looks, Parted.of(space, looks, task.statistics, task.device)
+
+
+def _ask(space: Whitened, parted: Parted | None, task: Task) -> _Asked:
     """Return what the closed form says to the samples, as if unseen where a sample can be left out."""
     xp = namespace(space.means)
     together = task.exact & (task.statistics.counts[task.labels] > 1)
     if space.weight is None:
         together = xp.zeros_like(together)
+    form = parted or space
     parts: list[tuple[Floats, Floats]] = []
 
     def run(rows: slice) -> None:
         z, left = space.transform(task.features[rows]), together[rows]
-        learnt = space.logits(z)
+        learnt = form.logits(z)
         unseen = learnt + 0  # a copy, of both kinds of arrays
         if bool(left.any()):
-            unseen[left] = space.leave_one_out(z[left], task.labels[rows][left])
+            unseen[left] = form.leave_one_out(z[left], task.labels[rows][left])
         parts.append((unseen, learnt))
 
     if not len(task.features):
@@ -92,13 +138,13 @@ def _temper(space: Whitened, task: Task, asked: _Asked) -> float:
     return float(before ** (1 - share) * found**share)
 
 
-def _accompany(task: Task, recipe: Recipe, anchor: tuple[Whitened, float], asked: _Asked) -> Accompanied | None:
+def _accompany(task: Task, recipe: Recipe, anchor: _Anchor, asked: _Asked) -> Accompanied | None:
     """Return the companion, or None: what is not stored cannot be told from new classes but by the closed form.
 
     Samples decoded from lossy codes cannot tell how much worse the companion of a part of all samples is: where less
     than three quarters are stored, there is none (Caltech-101 with half of its samples stored: 92.2 instead of 90.9 %).
     """
-    space, factor = anchor
+    space = anchor[0]
     is_blind = task.n_old > 0 and not task.n_stored
     is_thin = not task.is_exact and 4 * task.n_kept < 3 * int(task.statistics.counts.sum())
     if not recipe.trains or is_blind or is_thin or space.weight is None or len(space.means) < 2:
@@ -107,28 +153,28 @@ def _accompany(task: Task, recipe: Recipe, anchor: tuple[Whitened, float], asked
         if recipe.penalty is not None:
             task = replace(task, companion=replace(task.companion, pull=recipe.penalty))
         return train_rows(task, space) if bool((task.companion.rows != 0).any()) else None
-    alone = asked.unseen if task.is_exact else _ask_coded(space, factor, task)
+    alone = asked.unseen if task.is_exact else _ask_coded(anchor, task)
     return train_whole(task, space, alone, PULLS if recipe.penalty is None else (recipe.penalty,))
 
 
-def _ask_coded(space: Whitened, factor: float, task: Task) -> Floats:
+def _ask_coded(anchor: _Anchor, task: Task) -> Floats:
     """Return what the closed form says to samples (N, K) as their lossy codes give them back.
 
     With fewer samples than features it has learnt each by heart, and its code still tells: it is left out (Caltech-101
     with 5 samples of each class: 85.0 -> 86.1 %). With more it is not: codes lie nearer to their means than samples
     do, and what is left would be told too little (all samples: 93.5 -> 93.2 %).
     """
-    weights, bias = space.head(factor)
-    logits: Floats = task.coded @ weights.T + bias
+    space, form, head, factor = anchor
+    logits = head.logits(task.coded)
     counts = task.statistics.counts
     can_go = counts[task.labels] > 1
     if int(counts.sum()) - len(counts) < task.coded.shape[1] and bool(can_go.any()):
         z = space.transform(task.coded[can_go])
-        logits[can_go] = factor * space.leave_one_out(z, task.labels[can_go])
+        logits[can_go] = factor * form.leave_one_out(z, task.labels[can_go])
     return logits
 
 
-def _join(task: Task, head: tuple[Floats, Floats], asked: _Asked, made: Accompanied, companion: Companion) -> Learnt:
+def _join(task: Task, head: _Rows, asked: _Asked, made: Accompanied, companion: Companion) -> Learnt:
     """Return the closed form and its companion as one head.
 
     Samples that the companion was trained on are asked about the closed form alone, the held-out slice about both. Of
@@ -141,6 +187,6 @@ def _join(task: Task, head: tuple[Floats, Floats], asked: _Asked, made: Accompan
     honest = asked.together
     if not task.is_whole:
         honest = honest & ((xp.arange(len(both)) >= task.n_stored) | ~task.held)
-    weights = weigh(made.share, head[0], made.rows[:, :-1])
-    bias = weigh(made.share, head[1], made.rows[:, -1])
-    return Learnt(weights, bias, both, honest, honest | ~task.exact, companion=companion)
+    both_rows = head.beside(made)
+    seen = honest, honest | ~task.exact
+    return Learnt(both_rows.weights, both_rows.bias, both, *seen, companion=companion, look_rows=both_rows.others)

@@ -13,6 +13,8 @@ from edge_kernels.arrays import Bools, Floats, Ints
 from edge_cl.companion import Companion
 from edge_cl.devices import Device, namespace
 from edge_cl.hidden import Hidden
+from edge_cl.look_rows import LookRows
+from edge_cl.looks import Looks
 from edge_cl.statistics import Statistics
 
 ALL = slice(None)
@@ -42,6 +44,7 @@ class Task:
         is_whole: whether all that is stored is at hand, and not only a panel of it.
         before: the statistics without the batch, where the recipe has the Kronecker Fisher around the head before.
         hidden: the hidden layer of an `mlp` head, before.
+        looks: of the classes before, with the batch among what came last; numpy's; None: each class has one.
     """
 
     features: Floats
@@ -63,6 +66,7 @@ class Task:
     is_exact: bool = True
     before: Statistics | None = None
     hidden: Hidden | None = None
+    looks: Looks | None = None
 
     def within(self, logits: Floats, rows: slice = ALL) -> Floats:
         """Return logits (B, K) of some samples, minus infinity for classes of other groups than the label's.
@@ -89,6 +93,8 @@ class Learnt:
         frame: (2, D) of a cosine head.
         hidden: of an `mlp` head.
         companion: of a closed-form head; its rows are on the device.
+        looks: of the classes; None where the task has none.
+        look_rows: of the head, on the device; None where each class has one look.
     """
 
     weights: Floats
@@ -99,3 +105,5 @@ class Learnt:
     frame: Floats | None = None
     hidden: Hidden | None = None
     companion: Companion | None = None
+    looks: Looks | None = None
+    look_rows: LookRows | None = None

@@ -27,7 +27,7 @@ from edge_cl.state.store import (
 )
 from edge_cl.state.versions import Version, as_version, decode_line, encode_line, n_lines
 
-HEAD_PARTS = ("classes", "weights", "bias", "frame", "hidden", "hidden_fisher")
+HEAD_PARTS = ("classes", "weights", "bias", "frame", "hidden", "hidden_fisher", "look_rows")
 
 
 class StateFile:
@@ -293,8 +293,8 @@ class StateFile:
             log = self._connection.execute("SELECT sum(length(line)) FROM log").fetchone()[0] or 0
         sizes = kept[-1].sizes if kept else dict.fromkeys(CHUNK_BYTES, 0)
         return {
-            "head": sum(sizes[part] for part in ("weights", "bias", "classes", "frame", "hidden")),
-            "statistics": sizes["counts"] + sizes["means"] + sizes["scatter"],
+            "head": sum(sizes[part] for part in ("weights", "bias", "classes", "frame", "hidden", "look_rows")),
+            "statistics": sizes["counts"] + sizes["means"] + sizes["scatter"] + sizes["looks"],
             "fisher": sizes["fisher"] + sizes["hidden_fisher"],
             "replay": sizes["records"] + sizes["hits"] + sizes["codebook"],
             "versions": log + split_history(kept, 1 << 62)[1],

@@ -16,6 +16,8 @@
 | hidden   | f4 (H, D + 1), then (K, H), or none | 64,000 | units and rows of an `mlp` head; H by its bytes |
 | hidden_fisher | f4 as many, or none        | 64,000 | of these |
 | companion | see `edge_cl.companion`, or none | 64,000 | of a closed-form head |
+| look_rows | see `edge_cl.look_rows`, or none | 64,000 | of the head, beside `weights` and `bias` |
+| looks    | see `edge_cl.looks`, or none    | 64,000 | means of parts of the samples of classes |
 
 A part's last chunk is as long as what is left. What changes in places has chunks of about a page.
 
@@ -37,6 +39,8 @@ from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head, split_name
 from edge_cl.hidden import Hidden
 from edge_cl.inputs import MAX_VALUE, clean_name
+from edge_cl.look_rows import LookRows
+from edge_cl.looks import Looks
 from edge_cl.memory import Memory
 from edge_cl.recipes import get_recipe
 from edge_cl.replay import HELD_OUT, UNKNOWN, Replay, record_type
@@ -59,12 +63,16 @@ CHUNK_BYTES = {
     "hidden": BULK,
     "hidden_fisher": BULK,
     "companion": BULK,
+    "look_rows": BULK,
+    "looks": BULK,
 }
 NEWER = (
     "frame",
     "hidden",
     "hidden_fisher",
     "companion",
+    "look_rows",
+    "looks",
 )  # unknown to format 2; an empty one is not even named
 BLOCK = 64  # rows and columns mirrored at a time
 
@@ -89,6 +97,8 @@ def to_parts(memory: Memory) -> Parts:
         "hidden": b"" if hidden is None else hidden.pack().astype("<f4", copy=False).tobytes(),
         "hidden_fisher": b"" if hidden is None else hidden.fisher.astype("<f4", copy=False).tobytes(),
         "companion": memory.companion.pack(),
+        "look_rows": b"" if memory.head.looks is None else memory.head.looks.pack(),
+        "looks": memory.looks.pack(),
     }
 
 
@@ -122,7 +132,18 @@ def head_from(parts: Parts, dim: int, settings: Settings) -> Head:
             raise StateError(str(error)) from None
     elif parts["hidden_fisher"]:
         raise StateError("a Fisher of a hidden layer that is not there")
-    return Head(classes, weights, bias, settings.head, settings.has_tasks, frame, hidden)
+    looks = _look_rows_from(parts, (len(classes), dim), settings)
+    return Head(classes, weights, bias, settings.head, settings.has_tasks, frame, hidden, looks)
+
+
+def _look_rows_from(parts: Parts, shape: tuple[int, int], settings: Settings) -> LookRows | None:
+    if not parts["look_rows"]:
+        return None
+    _check_parts(settings)
+    try:
+        return LookRows.unpack(parts["look_rows"], *shape)
+    except ValueError as error:
+        raise StateError(str(error)) from None
 
 
 def memory_from(parts: Parts, dim: int, settings: Settings) -> Memory:
@@ -152,9 +173,37 @@ def memory_from(parts: Parts, dim: int, settings: Settings) -> Memory:
         raise StateError("a head that gives no numbers")
     try:
         companion = Companion.unpack(parts["companion"], n_classes, dim)
+        looks = Looks.unpack(parts["looks"], statistics.counts, dim)
     except ValueError as error:
         raise StateError(str(error)) from None
-    return Memory(head, statistics, fisher, _replay_from(parts, settings, statistics), companion)
+    if parts["looks"]:
+        _check_parts(settings)
+    _check_looks(head, looks)
+    return Memory(head, statistics, fisher, _replay_from(parts, settings, statistics), companion, looks)
+
+
+def _check_parts(settings: Settings) -> None:
+    if not get_recipe(settings.recipe).parts or settings.head != "linear":
+        raise StateError(f"looks of classes beside a head {settings.head} of recipe {settings.recipe}")
+
+
+def _check_looks(head: Head, looks: Looks) -> None:
+    """Check that the further rows of a head are those of looks, and give numbers.
+
+    Raises:
+        StateError: they do not.
+    """
+    if np.abs(looks.means).max(initial=0) > 1.01 * MAX_VALUE:
+        raise StateError("looks that no samples have")
+    if head.looks is None:
+        return
+    known = looks.known
+    if not np.array_equal(head.looks.owners, known.owners):
+        raise StateError(f"{len(head.looks.owners)} rows of looks beside {known.n_known} looks, or of others")
+    with np.errstate(over="ignore", invalid="ignore"):
+        answers = (head.looks.weights * known.means).sum(axis=1) + head.looks.bias
+    if not np.isfinite(answers).all():
+        raise StateError("a head that gives no numbers")
 
 
 def _fisher_from(parts: Parts, head: Head, settings: Settings) -> Floats:

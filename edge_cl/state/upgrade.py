@@ -34,6 +34,7 @@ from edge_cl.companion import Companion
 from edge_cl.errors import StateBusyError, StateError, StateReadOnlyError
 from edge_cl.files import sync_folder
 from edge_cl.head import Head
+from edge_cl.looks import Looks
 from edge_cl.memory import Memory
 from edge_cl.replay import HELD_OUT, Replay, is_held_out, record_type
 from edge_cl.state import opening
@@ -174,7 +175,7 @@ def _memory(old: sqlite3.Connection, settings: Settings) -> Memory:
     statistics = Statistics(arrays["counts"], arrays["means"], scatter)
     replay = _replay(old, settings, dim, arrays["counts"])
     head, companion = Head(classes, arrays["weights"], arrays["bias"]), Companion.empty(dim)
-    return Memory(head, statistics, arrays["fisher"], replay, companion)
+    return Memory(head, statistics, arrays["fisher"], replay, companion, Looks.empty(dim))
 
 
 def _array(old: sqlite3.Connection, name: str) -> Floats | Ints:
