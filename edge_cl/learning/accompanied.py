@@ -21,10 +21,11 @@ from edge_cl.refine import Objective, brier_score, minimise
 SHARES = (2 / 3, 1 / 3, 0.0)  # of the closed form: half of the answer, a part of it, or none
 PULLS = tuple(0.1 / 10 ** (n / 2) for n in range(10))  # weight decay for each sample, tried from the firmest on
 MARGIN = 1.0  # standard errors that the held-out slice has to gain
+FIRMER = 20  # times the decay that was best before: where the path begins
 PATIENCE = 2  # decays without a gain before the rest are not tried
 N_EVALUATIONS = 24  # of a loss, about, until few rows are trained
 NEVER = -1e30  # a logit that float32 has digits for
-FIRST_STEPS = 20  # of L-BFGS for each: the losses of the held-out slice then hardly change any more
+FIRST_STEPS = 10  # of L-BFGS for each: the losses of the held-out slice then hardly change any more
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def train_whole(task: Task, space: Whitened, alone: Floats, pulls: tuple[float, 
         return None
     problem = _problem(task, space, xp.zeros((len(held), len(space.means)), dtype=xp.float32), len(held))
     inputs, offsets, beside = problem.inputs[held], problem.offsets[held], alone[held]
-    labels, weights = task.labels[held], _stand_in(task, held)
+    labels, weights = task.labels[held], task.stand_in(held)
     shares = SHARES if task.is_exact else SHARES[:1]
 
     def ask(logits: Floats) -> Floats:
@@ -93,7 +94,8 @@ def train_whole(task: Task, space: Whitened, alone: Floats, pulls: tuple[float, 
     shift = best = xp.zeros((len(space.means), inputs.shape[1]), dtype=xp.float32)
     without = ask(task.within(alone)[held])
     least, found, last_gain = without + float("inf"), (0.0, 0.0), 0
-    for n, pull in enumerate(pulls):
+    begin = sum(pull > FIRMER * task.companion.pull > 0 for pull in pulls[:-1])  # not far from what was best before
+    for n, pull in enumerate(pulls[begin:]):
         shift = minimise(replace(train, pull=pull * float(train.sample_weights.sum())), shift, max_steps=FIRST_STEPS)
         logits = offsets + inputs @ shift.T
         losses = {share: ask(weigh(share, beside, logits)) for share in shares}
@@ -170,21 +172,13 @@ def _problem(task: Task, space: Whitened, offsets: Floats, n_rows: int) -> _Prob
         diagonal += 1e-4 * diagonal.mean()
         basis = inverse_cholesky(gram) @ inputs
         inputs = inputs @ basis.T
-    return _Problem(inputs, basis, task.within(offsets), _stand_in(task, task.held | ~task.held))
+    return _Problem(inputs, basis, task.within(offsets), task.stand_in(task.held | ~task.held))
 
 
 def _objective(task: Task, problem: _Problem, asked: Bools, labels: Ints) -> Objective:
     """Return the loss of some of the samples (N,), which have labels (N,) there, without what pulls."""
-    weights = _stand_in(task, asked)
+    weights = task.stand_in(asked)
     return Objective(problem.inputs[asked], problem.offsets[asked], labels[asked], weights, 0.0, task.device)
-
-
-def _stand_in(task: Task, asked: Bools) -> Floats:
-    """Return for each of some samples (N,) how many of its class, of those seen, it stands for."""
-    xp, labels, counts = namespace(task.features), task.labels[asked], task.statistics.counts
-    found = xp.bincount(labels, minlength=len(counts))
-    weights: Floats = xp.asarray(counts[labels] / found[labels], dtype=xp.float32)
-    return weights
 
 
 def _rows_of(space: Whitened, problem: _Problem, shift: Floats) -> Floats:

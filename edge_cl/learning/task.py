@@ -68,6 +68,13 @@ class Task:
     hidden: Hidden | None = None
     looks: Looks | None = None
 
+    def stand_in(self, asked: Bools) -> Floats:
+        """Return for each of some samples (N,) how many of its class, of those seen, it stands for."""
+        xp, labels, counts = namespace(self.features), self.labels[asked], self.statistics.counts
+        found = xp.bincount(labels, minlength=len(counts))
+        weights: Floats = xp.asarray(counts[labels] / found[labels], dtype=xp.float32)
+        return weights
+
     def within(self, logits: Floats, rows: slice = ALL) -> Floats:
         """Return logits (B, K) of some samples, minus infinity for classes of other groups than the label's.
 
