@@ -50,7 +50,11 @@ class Companion:
 
     def keep(self, rows: Ints) -> Companion:
         """Return it without all but some rows (K',), to be trained anew: the others had a part in these."""
-        return replace(self, rows=np.zeros_like(self.rows[rows]), n_seen=0)
+        return replace(self.due(), rows=np.zeros_like(self.rows[rows]))
+
+    def due(self) -> Companion:
+        """Return it as one for which all that is stored was never looked at."""
+        return replace(self, n_seen=0)
 
     def is_due(self, n_seen: int) -> bool:
         """Return whether there are so many more samples that all should be looked at again."""

@@ -12,6 +12,8 @@ from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.devices import namespace
 
+MOST = 3  # looks of a class beside its first
+
 
 @dataclass(frozen=True)
 class LookRows:
@@ -65,7 +67,7 @@ class LookRows:
         owners = np.frombuffer(data, "<i8", n_rows).astype(np.int64)
         values = np.frombuffer(data, "<f4", offset=8 * n_rows).astype(np.float32)
         is_sorted = (np.diff(owners) >= 0).all() and owners[0] >= 0 and owners[-1] < n_classes
-        if not is_sorted or not np.isfinite(values).all():
+        if not is_sorted or np.bincount(owners).max() > MOST or not np.isfinite(values).all():
             raise ValueError("rows of looks of numbers that are none")
         return cls(owners, values[: n_rows * dim].reshape(n_rows, dim), values[n_rows * dim :])
 

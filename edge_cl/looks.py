@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from edge_kernels.arrays import Bools, Floats, Ints
 
+from edge_cl.look_rows import MOST
 from edge_cl.statistics import Statistics
 
-MOST = 3  # looks of a class beside its first
 ENOUGH = 10  # samples that a new look is told by
 
 
@@ -98,6 +98,12 @@ class Looks:
         np.subtract.at(sums, np.searchsorted(several, known.owners), known.counts[:, None] * known.means)
         means[several] = sums / counts[several, None]
         return counts, means
+
+    def every(self, statistics: Statistics) -> tuple[Ints, Floats]:
+        """Return the classes (K + E,) and means (K + E, D) float32 of all looks, the first ones first."""
+        known, (_, means) = self.known, self.first(statistics)
+        owners = np.concatenate([np.arange(len(means)), known.owners])
+        return owners, np.concatenate([means.astype(np.float32), known.means])
 
     def pack(self) -> bytes:
         """Return its bytes; none where there is nothing."""

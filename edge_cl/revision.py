@@ -128,11 +128,11 @@ class Revisable(ABC):
         return self.state_bytes
 
     def change(self, **settings: float | None) -> None:
-        """Change what may be changed later, all of it or nothing; a replay that has to shrink makes a version.
+        """Change what may be changed later, all of it or nothing; what changes more than settings makes a version.
 
         Args:
             settings: `replay_bytes` and `history_bytes`, to which what is stored is shrunk at once; `shrinkage` and
-                `penalty` (None: chosen by itself) of the updates that follow.
+                `penalty` (None: chosen by itself), by which the next update looks at all that is stored.
 
         Raises:
             InputError: a number is wrong, the recipe has no such strength, or it cannot be changed.
@@ -144,9 +144,13 @@ class Revisable(ABC):
         with current.changing():
             memory = current.memory(1)
             current.change_settings(**settings)
-            limit = current.settings.replay_bytes
+            limit, made = current.settings.replay_bytes, memory
             if memory.replay.n_bytes > limit:
-                current.commit_change("set", replace(memory, replay=memory.replay.resize(limit, memory.statistics)))
+                made = replace(memory, replay=memory.replay.resize(limit, memory.statistics))
+            if settings.keys() & {"shrinkage", "penalty"} and memory.companion.n_seen:
+                made = replace(made, companion=memory.companion.due())
+            if made is not memory:
+                current.commit_change("set", made)
             current.forget_cache()
 
     def diff(self, before: int, after: int) -> tuple[RowChange, ...]:

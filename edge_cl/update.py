@@ -154,7 +154,7 @@ def _accuracies(old: Head, after: Memory, pool: _Pool, right: Codes) -> tuple[fl
     asked = pool.is_kept & (right != UNKNOWN) & (pool.was_right != UNKNOWN)
     if asked.any():
         return float(pool.was_right[asked].mean()), float(right[asked].mean())
-    before, now = (_ask_means(head, after.statistics.means) for head in (old, after.head))
+    before, now = (_ask_means(head, after) for head in (old, after.head))
     return float(before.mean()), float(now.mean())
 
 
@@ -290,19 +290,20 @@ def _retention(before: Memory, head: Head, pool: _Pool, hits: Bools, comparable:
     asked = comparable & pool.was_known & (np.arange(len(hits)) < len(pool.seen))
     first, second = pool.was_hit[asked], hits[asked]
     if not asked.any():
-        first, second = (_ask_means(h, before.statistics.means) for h in (before.head, head))
+        first, second = (_ask_means(h, before) for h in (before.head, head))
     n_before = int(first.sum())
     if not n_before:
         return 1.0, 0.0
     return float(second.sum() / n_before), float(np.sqrt((first != second).sum()) / n_before)  # McNemar 1947
 
 
-def _ask_means(head: Head, means: Floats) -> Bools:
-    """Return (K,) whether the head gives each class mean (K, D) to its own class."""
-    if not head.classes:
-        return np.zeros(len(means), bool)
+def _ask_means(head: Head, memory: Memory) -> Bools:
+    """Return (K + E,) whether the head gives the mean of each look to its own class."""
+    owners, means = memory.looks.every(memory.statistics)
     hits = np.zeros(len(means), bool)
+    if not head.classes:
+        return hits
     for start in range(0, len(means), MEANS):
-        rows = np.arange(start, min(start + MEANS, len(means)))
-        hits[rows] = choose(head.logits(means[rows]), rows, head.groups()) == rows
+        rows = slice(start, start + MEANS)
+        hits[rows] = choose(head.logits(means[rows]), owners[rows], head.groups()) == owners[rows]
     return hits

@@ -72,7 +72,8 @@ def test_log_and_bytes_tell_what_happened() -> None:
         assert (second.parent, second.new_classes, second.recipe, second.seed) == (1, ("c4",), "edge", 0)
         sizes = learner.state_bytes
         assert set(sizes) == {"head", "statistics", "fisher", "replay", "versions"}
-        assert sizes["head"] == 5 * (DIM + 1) * 4 + len('["c0", "c1", "c2", "c3", "c4"]')
+        companion = 5 * 8 + 5 * (DIM + 1) * 4
+        assert sizes["head"] == 5 * (DIM + 1) * 4 + len('["c0", "c1", "c2", "c3", "c4"]') + companion
         latest = 16 + 4 * (16 + 4 * DIM)  # of the four old classes, which could be a new look of them
         assert sizes["statistics"] == 5 * 8 + 5 * DIM * 4 + DIM * (DIM + 1) // 2 * 4 + latest
         usage = learner.replay_usage()

@@ -17,8 +17,8 @@ from edge_cl.companion import weigh
 from edge_cl.devices import HOST
 from edge_cl.errors import StateError
 from edge_cl.learning.looks import Parted, distance_limit, find_looks
-from edge_cl.look_rows import LookRows
-from edge_cl.looks import ENOUGH, MOST, Looks
+from edge_cl.look_rows import MOST, LookRows
+from edge_cl.looks import ENOUGH, Looks
 from edge_cl.memory import Memory
 from edge_cl.recipes import RECIPES
 from edge_cl.state.check import check_file
@@ -370,3 +370,25 @@ def test_an_export_answers_like_the_learner(looks: tuple[int, ...], tmp_path: Pa
     found = session.run(["logits"], {"features": x})[0]
     np.testing.assert_allclose(found, want, atol=1e-4 * np.abs(want).max())
     assert found.shape == (160, K)
+
+
+@pytest.mark.parametrize("dim", [4, 8, 16])
+@pytest.mark.parametrize("seed", range(6))
+def test_without_stored_samples_looks_neither_fail_the_gate_nor_the_check(dim: int, seed: int, tmp_path: Path) -> None:
+    """The mean of a whole class lies between its looks, where no sample is: it says nothing."""
+    rng = np.random.default_rng(seed)
+    means = 10 * rng.normal(size=(4, 12, dim))
+    y = np.arange(360) % 12
+    with Learner.create(tmp_path / "a.ecl", replay_bytes=0) as learner:
+        for look in means:
+            report = learner.learn((look[y] + rng.normal(size=(360, dim))).astype(np.float32), y)
+            assert report.committed
+        assert max(learner.looks.values()) > 2
+    assert not list(check_file(str(tmp_path / "a.ecl")))
+
+
+def test_rows_of_more_looks_than_a_class_may_have_are_refused() -> None:
+    """The highest of a class's rows is found one after another: thousands of one class would take minutes."""
+    rows = LookRows(np.zeros(MOST + 1, np.int64), np.ones((MOST + 1, 2), np.float32), np.ones(MOST + 1, np.float32))
+    with pytest.raises(ValueError, match="rows of looks"):
+        LookRows.unpack(rows.pack(), 3, 2)

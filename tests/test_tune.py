@@ -95,6 +95,20 @@ def test_the_companion_decays_as_it_is_told() -> None:
     assert squares[0] > squares[1] > 0
 
 
+def test_what_is_told_no_more_is_chosen_by_the_next_update() -> None:
+    rng, y = np.random.default_rng(0), np.arange(1200) % 4
+    centres = 0.5 * np.random.default_rng(7).normal(size=(4, 12))
+    x = np.exp(centres[y] + rng.normal(size=(1200, 12))).astype(np.float32)
+    with Learner.create(":memory:", penalty=0.7, codec="float32") as learner:
+        learner.learn(x[:1100], y[:1100])
+        learner.change(penalty=None)
+        learner.learn(x[1100:1120], y[1100:1120])
+        assert 0 < learner._current.memory().companion.pull != 0.7
+        learner.change(penalty=0.05)
+        learner.learn(x[1120:1140], y[1120:1140])
+        assert learner._current.memory().companion.pull == 0.05
+
+
 def test_ridge_regression_has_the_strength_it_is_told() -> None:
     x, y = blobs(300, 8, range(3))
     with Learner.create(":memory:", recipe="ridge", penalty=0.7) as learner:
@@ -423,3 +437,17 @@ def test_a_level_line_stands_for_what_is_chosen_by_itself() -> None:
     assert set(draw_all("name", found)) == {"bytes.png", "penalty.png"}
     alone = Tuning(settings_of(replay_bytes=9), 12, tuple(few[:2]), tuple(few[:2]))
     assert set(draw_all("name", alone)) == {"bytes.png"}
+
+
+def test_a_choice_that_gains_nothing_takes_no_samples_away() -> None:
+    """All are right everywhere: the state's own settings are as good as fewer bytes."""
+    settings = settings_of("edge", replay_bytes=100_000)
+    full = tuple(Trial(Choice(n, None, None), accuracy=1.0, error=0.0, state_bytes=n) for n in (0, 100_000))
+    found = Tuning(settings, 0, (), full)
+    assert found.best.choice.replay_bytes == 100_000
+    assert found.cheapest.choice.replay_bytes == 0
+
+
+def test_classes_of_tasks_are_not_tuned_as_those_of_one() -> None:
+    with pytest.raises(InputError, match=r"^task: "):
+        make_grid(settings_of("edge", has_tasks=True))

@@ -159,7 +159,8 @@ def _stream(
             f"batch: expected at least 1 sample of an online update, or 0 for batch learning; found {batch}"
         )
     if not sum(map(len, test)):
-        raise InputError(f"{data.name}: expected samples for testing; found none; leave some out of 'train'")
+        hint = "give at least two of a class, or leave some out of 'train'"
+        raise InputError(f"{data.name}: expected samples for testing; found none; {hint}")
     if batch:
         rng = np.random.default_rng((seed, 2))
         train = [rng.permutation(part) for part in train]

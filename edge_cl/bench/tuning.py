@@ -55,7 +55,7 @@ class Trial:
         choice: that was tried.
         accuracy: of the last head on the samples that were left out, all orders together; NaN where it failed.
         error: its standard error.
-        state_bytes: of what is kept, the mean of the orders.
+        state_bytes: of all but earlier versions, the mean of the orders.
         seconds: of an update, the median.
         failure: why it failed; empty where it did not.
     """
@@ -86,9 +86,9 @@ class Tuning:
 
     @property
     def best(self) -> Trial:
-        """The most accurate trial on all samples; of several the one of fewest bytes, then the first."""
-        sound = [trial for trial in self.full if not trial.failure]
-        return min(sound, key=lambda trial: (-trial.accuracy, trial.state_bytes))
+        """The most accurate trial on all samples; of several the state's own, then the one of fewest bytes."""
+        sound, own = [trial for trial in self.full if not trial.failure], own_choice(self.settings)
+        return min(sound, key=lambda trial: (-trial.accuracy, trial.choice != own, trial.state_bytes))
 
     @property
     def cheapest(self) -> Trial:
@@ -129,6 +129,8 @@ def make_grid(
     recipe, own = settings.make_recipe(), own_choice(settings)
     if settings.head == "regression":
         raise InputError("head: a regression chooses its ridge by itself, and stores what it is given; nothing to tune")
+    if settings.has_tasks:
+        raise InputError("task: classes are told apart within their task; make a state of one task's classes to tune")
     if recipe.keeps_all and budgets:
         raise InputError(f"replay: recipe {recipe.name} stores every sample; leave out --replay")
     first, second = _usual_strengths(recipe)

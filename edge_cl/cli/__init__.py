@@ -22,7 +22,7 @@ COMMANDS = {
     "diff": "Show what changed between two versions.",
     "rollback": "Make an earlier version current again.",
     "forget": "Remove a class, and its bytes from the file.",
-    "set": "Change the budget of stored samples or of earlier versions.",
+    "set": "Change budgets, shrinkage or penalty.",
     "check": "Verify that a state is whole.",
     "tune": "Try replay budgets and strengths on samples, if what is chosen by itself is not enough.",
     "bench": "Measure accuracy against other recipes, and speed on this machine.",

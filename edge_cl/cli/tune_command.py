@@ -69,7 +69,8 @@ def command(
         Path(out).mkdir(parents=True, exist_ok=True)
     where = {"backbone": given["backbone"], "device": given["device"]}
     with Learner.open(state, read_only=True, timeout=timeout, check=False, **where) as learner:
-        settings = replace(learner.settings, device=given["device"] or learner.settings.device)
+        device = given["device"] or learner.settings.device
+        settings = replace(learner.settings, device=device, precision=32)  # features are extracted already
         _grid(settings, given, given["budgets"] or ())  # what is wrong with them is said before anything is extracted
         data = _read(learner, samples)
     streams = make_streams(data, n_tasks=given["n_tasks"], n_orders=given["n_orders"], seed=settings.seed)
@@ -79,15 +80,19 @@ def command(
     title = _title(samples, streams, settings.recipe)
     lines = {name: command_of(state, getattr(found, name).choice, settings) for name in ("best", "cheapest")}
     result = to_json({"state": state, "title": title, **_facts(streams[0]), "commands": lines}, found)
+    result["applied"] = None
     table = f"{to_markdown(title, found)}\n{_advice(found, lines)}"
     if out:
         _write(Path(out), Path(samples).name, table, found, result)
-    if apply:
-        _apply(state, getattr(found, apply).choice, timeout)
-    if as_json:
-        show_json({**result, "applied": apply})
-    else:
+    if not as_json:
         click.echo(table, nl=False)
+    try:
+        if apply:
+            _apply(state, getattr(found, apply).choice, timeout)
+            result["applied"] = apply
+    finally:
+        if as_json:
+            show_json(result)
 
 
 def _grid(settings: Settings, given: dict[str, Any], budgets: Sequence[int]) -> list[Choice]:

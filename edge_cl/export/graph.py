@@ -82,9 +82,13 @@ class Chain:
             weights, bias = np.concatenate([weights, head.looks.weights]), np.concatenate([bias, head.looks.bias])
         row, level = self._constant("head.weights", weights), self._constant("head.bias", bias)
         if head.looks is not None:
-            self._add("Gemm", "head", row, level, transB=1)
-            self._add("Gather", "looks", self._indices("head.looks", head.looks.table(len(head.classes))), axis=1)
-            self._add("ReduceMax", "looks.max", output=logits, axes=[2], keepdims=0)
+            rows = self._add("Gemm", "head", row, level, transB=1)
+            looks = []
+            for n, which in enumerate(head.looks.table(len(head.classes)).T):
+                self.last = rows
+                looks.append(self._add("Gather", f"look{n}", self._indices(f"head.look{n}", which), axis=1))
+            self.last = looks[0]
+            self._add("Max", "looks", *looks[1:], output=logits)  # the same in every opset, unlike ReduceMax
         elif head.hidden is None:
             self._add("Gemm", "head", row, level, output=logits, transB=1)
         else:

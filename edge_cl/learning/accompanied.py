@@ -21,11 +21,10 @@ from edge_cl.refine import Objective, brier_score, minimise
 SHARES = (2 / 3, 1 / 3, 0.0)  # of the closed form: half of the answer, a part of it, or none
 PULLS = tuple(0.1 / 10 ** (n / 2) for n in range(10))  # weight decay for each sample, tried from the firmest on
 MARGIN = 1.0  # standard errors that the held-out slice has to gain
-FIRMER = 20  # times the decay that was best before: where the path begins
 PATIENCE = 2  # decays without a gain before the rest are not tried
 N_EVALUATIONS = 24  # of a loss, about, until few rows are trained
 NEVER = -1e30  # a logit that float32 has digits for
-FIRST_STEPS = 10  # of L-BFGS for each: the losses of the held-out slice then hardly change any more
+FIRST_STEPS = 20  # of L-BFGS for each: the losses of the held-out slice then hardly change any more
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,7 @@ def train_whole(task: Task, space: Whitened, alone: Floats, pulls: tuple[float, 
     shift = best = xp.zeros((len(space.means), inputs.shape[1]), dtype=xp.float32)
     without = ask(task.within(alone)[held])
     least, found, last_gain = without + float("inf"), (0.0, 0.0), 0
-    begin = sum(pull > FIRMER * task.companion.pull > 0 for pull in pulls[:-1])  # not far from what was best before
-    for n, pull in enumerate(pulls[begin:]):
+    for n, pull in enumerate(pulls):
         shift = minimise(replace(train, pull=pull * float(train.sample_weights.sum())), shift, max_steps=FIRST_STEPS)
         logits = offsets + inputs @ shift.T
         losses = {share: ask(weigh(share, beside, logits)) for share in shares}

@@ -14,8 +14,8 @@ from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.anchor import Whitened, rows_of
 from edge_cl.devices import Device, namespace
-from edge_cl.look_rows import LookRows, highest
-from edge_cl.looks import ENOUGH, MOST, Looks
+from edge_cl.look_rows import MOST, LookRows, highest
+from edge_cl.looks import ENOUGH, Looks
 from edge_cl.statistics import Statistics
 
 LEVEL = 4.0  # deviations of a normal variable: one in 30,000 batches of the same look would be told for a new one
@@ -195,7 +195,7 @@ class Parted:
         looks = self._nearest(logits, labels)
         look, whole = self.means[looks], space.means[labels]
         n, total = self.counts[looks], space.counts[labels]
-        parts = [xp.asarray(count > 1, dtype=xp.float32) / (count - 1).clip(1) for count in (n, total)]
+        parts = [xp.asarray((count > 1) / (count - 1).clip(1), dtype=xp.float32) for count in (n, total)]
         trust = xp.asarray(space.trust((total - 1).clip(1)), dtype=xp.float32)
         share = self._share((n - 1).clip(1), (total - 1).clip(1))
         of_look, of_whole = share * (1 + parts[0]), (trust - share) * (1 + parts[1])

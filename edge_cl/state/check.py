@@ -198,12 +198,12 @@ def _check_moment(memory: Memory, *, is_anchored: bool) -> Iterator[str]:
     if memory.head.kind == "regression":
         yield from _check_level(memory)
         return
-    n_known, means = 0, memory.statistics.means
+    n_known, (owners, means) = 0, memory.looks.every(memory.statistics)
     if memory.head.kind == "mlp":  # for classes that planes do not tell apart, such as rings around one centre
         return
     for start in range(0, len(means), BLOCK):
         logits = memory.head.logits(means[start : start + BLOCK])
-        own = logits[np.arange(len(logits)), start + np.arange(len(logits))]
+        own = logits[np.arange(len(logits)), owners[start : start + BLOCK]]
         n_known += int((own >= logits.max(axis=1) - 1e-3 * np.abs(logits).max(axis=1)).sum())
     if is_anchored and n_known < len(means) / 2:
         yield "its head does not know the means of its classes"

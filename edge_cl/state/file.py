@@ -293,7 +293,9 @@ class StateFile:
             log = self._connection.execute("SELECT sum(length(line)) FROM log").fetchone()[0] or 0
         sizes = kept[-1].sizes if kept else dict.fromkeys(CHUNK_BYTES, 0)
         return {
-            "head": sum(sizes[part] for part in ("weights", "bias", "classes", "frame", "hidden", "look_rows")),
+            "head": sum(
+                sizes[part] for part in ("weights", "bias", "classes", "frame", "hidden", "look_rows", "companion")
+            ),
             "statistics": sizes["counts"] + sizes["means"] + sizes["scatter"] + sizes["looks"],
             "fisher": sizes["fisher"] + sizes["hidden_fisher"],
             "replay": sizes["records"] + sizes["hits"] + sizes["codebook"],
