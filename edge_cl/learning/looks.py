@@ -46,8 +46,8 @@ def find_looks(looks: Looks, statistics: Statistics, space: Whitened, device: De
         first = (counts[k] * means[k] - count * mean) / before
         parts.append((np.array([before, *known.counts[own], count]), np.stack([first, *known.means[own], mean])))
     limit = cache(lambda: distance_limit(space, statistics, device))
-    (rows,) = device.put(np.concatenate([m for _, m in parts]).astype(np.float32))
-    z = np.asarray(device.get(space.transform(rows)), dtype=np.float64)
+    rows = np.concatenate([m for _, m in parts]).astype(np.float32)
+    z = ((rows - device.get(space.centre)) @ device.get(space.whitener).T).astype(np.float64)  # few: none go there
     zs = np.split(z, np.cumsum([len(n) for n, _ in parts])[:-1])
     parts = [_settle(n, m, own, space.noise, limit) for (n, m), own in zip(parts, zs, strict=True)]
     found = known.pick(~np.isin(known.owners, due.owners))
