@@ -100,9 +100,15 @@ def _learn(n_photos: int, job: Job) -> Iterator[Work]:
     names = [f"new {n // PER_NEW_CLASS}" for n in range(n_photos)]
     with job.open_copy() as learner:
         start = learner.version
+
+        def go_back() -> None:
+            nonlocal start
+            if learner.version != start:
+                start = learner.rollback(start).version  # the older one may be dropped by then
+
         yield Work(
             lambda: learner.learn(photos, names, min_retention=0),
-            lambda: learner.version == start or learner.rollback(start),
+            go_back,
             _providers(learner),
             lambda span, report: span[1] - _seconds_of_update(report),
         )
