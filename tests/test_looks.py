@@ -16,7 +16,8 @@ from edge_cl.anchor import whiten
 from edge_cl.companion import weigh
 from edge_cl.devices import HOST
 from edge_cl.errors import StateError
-from edge_cl.learning.looks import Parted, distance_limit, find_looks
+from edge_cl.learning.looks import distance_limit, find_looks
+from edge_cl.learning.parted import Parted
 from edge_cl.look_rows import MOST, LookRows
 from edge_cl.looks import ENOUGH, Looks
 from edge_cl.memory import Memory

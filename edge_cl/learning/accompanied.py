@@ -66,7 +66,8 @@ def train_whole(task: Task, space: Whitened, alone: Floats, pulls: tuple[float, 
 
     Weight decay and share are chosen on the held-out slice, which then joins the rest, by the Brier score: the
     cross-entropy of a few samples that are surely wrong would have the companion too firm where it is right more often
-    but too sure, which the closed form beside it mends (of 240 generated sets of features, 1.5 points on average).
+    but too sure, which the closed form beside it mends. On 120 generated sets of features, with what `far_units` knows
+    of few samples, all that they lie below a joint head falls from 72 to 24 points; the mean of 118 others is the same.
 
     Samples decoded from lossy codes lie nearer to their means than new ones do, so that they cannot say what share is
     best: half of the answer is the closed form's.

@@ -11,7 +11,8 @@ from edge_cl.companion import Companion, weigh
 from edge_cl.devices import namespace
 from edge_cl.ewc import with_one
 from edge_cl.learning.accompanied import PULLS, Accompanied, train_rows, train_whole
-from edge_cl.learning.looks import Parted, find_looks
+from edge_cl.learning.looks import find_looks
+from edge_cl.learning.parted import Parted
 from edge_cl.learning.task import Learnt, Task
 from edge_cl.look_rows import LookRows
 from edge_cl.looks import Looks
@@ -174,9 +175,10 @@ def _accompany(task: Task, recipe: Recipe, anchor: _Anchor, asked: _Asked) -> Ac
 def _ask_coded(anchor: _Anchor, task: Task) -> Floats:
     """Return what the closed form says to samples (N, K) as their lossy codes give them back.
 
-    With fewer samples than features it has learnt each by heart, and its code still tells: it is left out (Caltech-101
-    with 5 samples of each class: 85.0 -> 86.1 %). With more it is not: codes lie nearer to their means than samples
-    do, and what is left would be told too little (all samples: 93.5 -> 93.2 %).
+    With fewer samples than features it has learnt each by heart, and its code still tells: it is left out (41 generated
+    sets of long features: what they lie below a joint head falls from 20 to 12 points in all; few of Caltech-101's
+    samples are known as well with it as without). With more it is not: codes lie nearer to their means than samples do,
+    and what is left would be told too little (one order of Caltech-101, all samples: 93.5 -> 93.2 %).
     """
     space, form, head, factor = anchor
     logits = head.logits(task.coded)
