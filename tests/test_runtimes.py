@@ -1,0 +1,353 @@
+"""Exported files in other runtimes: which of them each one runs, with the learner's answers, and which it does not.
+
+Old versions are run by interpreters of their own, `$EDGE_CL_RUNTIMES/ort-1.17/bin/python` and so on; `RUNTIMES` says
+what each needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edge_cl import Learner
+
+from .conftest import clusters, picture
+from .test_looks import seen
+from .test_mlp import rings
+
+Array = NDArray[Any]
+N_CLASSES = 7
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where it is, and what is missing if it is not there.
+
+    Attributes:
+        engine: of `run_onnx.py`.
+        version: what its version begins with.
+        folder: of its interpreter in $EDGE_CL_RUNTIMES; empty: that of the tests.
+        packages: that pip installs there.
+    """
+
+    engine: str
+    version: str = ""
+    folder: str = ""
+    packages: str = ""
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter; the test is skipped where there is none."""
+        if not self.folder:
+            return Path(sys.executable)
+        python = Path(os.environ.get("EDGE_CL_RUNTIMES", "no-such-folder")) / self.folder / "bin" / "python"
+        if not python.exists():
+            pytest.skip(f"needs $EDGE_CL_RUNTIMES/{self.folder}, a virtual environment with {self.packages}")
+        return python
+
+
+RUNTIMES = {
+    "onnxruntime": Runtime("onnxruntime"),
+    "onnxruntime 1.17": Runtime("onnxruntime", "1.17.", "ort-1.17", "onnxruntime==1.17.3 'numpy<2'"),
+    "onnxruntime 1.23": Runtime("onnxruntime", "1.23.", "ort-1.23", "onnxruntime==1.23.2"),
+    "ONNX reference": Runtime("reference"),
+    "OpenCV 5": Runtime("opencv", "5.", "", "opencv-python-headless 5"),
+    "OpenCV 4.8": Runtime("opencv", "4.8.", "opencv-4.8", "opencv-python-headless==4.8.1.78 'numpy<2'"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An export, and the runtimes that do not run it.
+
+    Attributes:
+        what: as the README's table says it.
+        state: of `STATES`.
+        options: of `Learner.export`.
+        fails: by runtime: what its error says (a part of it), or `wrong answers`.
+        later: name of a state whose head is passed as inputs; empty: the file's own answers.
+    """
+
+    what: str
+    state: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fails: Mapping[str, str] = field(default_factory=dict)
+    later: str = ""
+
+
+CASES = [
+    Case("`model` of images", "images"),
+    Case("`model` of features", "features"),
+    Case("`cosine` head", "cosine"),
+    Case("`mlp` head", "mlp"),
+    Case("classes of several looks", "looks"),
+    Case("`--random-features`", "random"),
+    Case("`regression`", "regression"),
+    Case("`head`", "images", {"kind": "head"}),
+    Case("`live`, its own head", "images", {"kind": "live"}),
+    Case("`live`, a later head passed", "images", {"kind": "live"}, later="more images"),
+    Case("`split`", "images", {"kind": "split"}),
+    Case("`--preprocess`", "images", {"preprocess": True}),
+    Case("`--top-k 3`", "images", {"top_k": 3}),
+    Case("`--int8`", "features", {"int8": True}),
+    Case("`--opset 13`", "images", {"opset": 13}),
+    Case("`--opset 21`", "images", {"opset": 21}),
+]
+
+
+class Process:
+    """A runtime that answers jobs, started again after a crash."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, job: Mapping[str, Any]) -> str:
+        """Return why a job was not done; empty if it was."""
+        if self._process is None:
+            self._start()
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer = self._read()
+        if answer is None:
+            code = self._process.wait()
+            self.close()
+            return f"crashed with exit status {code}"
+        return str(answer["error"])
+
+    def close(self) -> None:
+        if self._process is not None:
+            with self._process as process:
+                assert process.stdin is not None
+                process.stdin.close()
+                process.wait()
+        self._process = None
+
+    def _start(self) -> None:
+        runtime, script = self._runtime, Path(__file__).with_name("run_onnx.py")
+        self._process = subprocess.Popen(
+            [runtime.python, script, runtime.engine],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # OpenCV says there in colour what it raises as well
+            text=True,
+            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        )
+        greeting = self._read()
+        version = greeting["version"] if greeting else "none"
+        if not greeting or not version.startswith(runtime.version):
+            self.close()
+            pytest.skip(f"needs {runtime.packages or runtime.engine}; found {version}")
+
+    def _read(self) -> dict[str, Any] | None:
+        """Return the next line that is JSON; None where the process has ended."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        return None
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[dict[str, Process]]:
+    started = {name: Process(runtime) for name, runtime in RUNTIMES.items()}
+    yield started
+    for process in started.values():
+        process.close()
+
+
+def pictures(n_classes: int, n_samples: int, seed: int = 0, side: int = 64) -> tuple[Array, list[str]]:
+    """Return images (N, side, side, 3), whose classes are alike enough to be mixed up, and their names."""
+    rng, common = np.random.default_rng(seed), np.random.default_rng(99).integers(60, 190, (4, 4, 3))
+    bases = [common + np.random.default_rng(k).integers(-20, 20, (4, 4, 3)) for k in range(n_classes)]
+    images = [picture(bases[k], rng) for k in range(n_classes) for _ in range(n_samples)]
+    large = np.stack(images).repeat(-(-side // 64), 1).repeat(-(-side // 64), 2)
+    return large[:, :side, :side], [f"c{k}" for k in range(n_classes) for _ in range(n_samples)]
+
+
+def teach(state: str) -> tuple[Learner, Array]:
+    """Return a learner and samples to ask it for."""
+    if state in {"images", "more images"}:
+        learner = Learner.create(":memory:", backbone="tiny")
+        learner.learn(*pictures(N_CLASSES + (state != "images"), 6))
+        return learner, pictures(N_CLASSES, 2, 1)[0]
+    if state == "looks":
+        learner = Learner.create(":memory:")
+        for look in (0, 1):
+            learner.learn(*seen(look, 80), min_retention=0)
+        return learner, seen(1, 40, 5)[0]
+    if state == "mlp":
+        learner = Learner.create(":memory:", head="mlp")
+        learner.learn(*rings(100))
+        return learner, rings(10, seed=1)[0]
+    if state == "regression":
+        learner = Learner.create(":memory:", head="regression")
+        x = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32)
+        learner.learn(x, x[:, :2] * 3 + 1)
+        return learner, x
+    options: dict[str, Any] = {"cosine": {"head": "cosine"}, "random": {"random_features": 300}}.get(state, {})
+    learner = Learner.create(":memory:", **options)
+    learner.learn(*clusters(N_CLASSES, 20, 24, spread=2.0))
+    return learner, clusters(N_CLASSES, 3, 24, seed=1, spread=2.0)[0]
+
+
+@pytest.fixture(scope="module")
+def states() -> Iterator[dict[str, tuple[Learner, Array]]]:
+    with ExitStack() as stack:
+        taught = {state: teach(state) for state in {case.state for case in CASES} | {"more images"}}
+        for learner, _ in taught.values():
+            stack.enter_context(learner)
+        yield taught
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files, what they are asked and what they ought to answer.
+
+    Attributes:
+        models: in the order in which they are run.
+        inputs: by name.
+        wanted: `logits` and `probabilities`, or `values`.
+    """
+
+    models: tuple[Path, ...]
+    inputs: Mapping[str, Array]
+    wanted: Mapping[str, Array]
+
+
+@pytest.fixture(scope="module")
+def exports(
+    states: dict[str, tuple[Learner, Array]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Exported | Exception]:
+    """Return all exports by what they are; where one cannot be made, why."""
+    made: dict[str, Exported | Exception] = {}
+    for case in CASES:
+        try:
+            made[case.what] = make(case, states, tmp_path_factory.mktemp("export"))
+        except Exception as error:  # a test of it raises it again
+            made[case.what] = error
+    return made
+
+
+def make(case: Case, states: Mapping[str, tuple[Learner, Array]], folder: Path) -> Exported:
+    learner, samples = states[case.state]
+    path = folder / ("split" if case.options.get("kind") == "split" else "a.onnx")
+    learner.export(path, **case.options)
+    models = (path / "backbone.onnx", path / "head.onnx") if path.is_dir() else (path,)
+    inputs, answering = {}, learner
+    (name,) = {value.name for value in onnx.load(models[0]).graph.input} & {"pixels", "features", "image"}
+    if name == "image":
+        samples = pictures(N_CLASSES, 2, 1, side=150)[0]
+        inputs[name] = samples
+    elif learner.backbone is None:
+        inputs[name] = samples
+    elif name == "features":
+        inputs[name] = learner.backbone.extract(list(samples)).features
+    else:
+        inputs[name] = learner.backbone.info.preprocessing.normalise(samples)
+    if case.later:
+        answering = states[case.later][0]
+        answering.export(folder / "later.onnx", **case.options)
+        inputs |= passed(models[0], folder / "later.onnx")
+    return Exported(models, inputs, wanted_of(case, answering, samples, models, inputs))
+
+
+def passed(model: Path, later: Path) -> dict[str, Array]:
+    """Return the tensors of a later file that are inputs of the model."""
+    inputs = {value.name for value in onnx.load(model).graph.input}
+    return {w.name: numpy_helper.to_array(w) for w in onnx.load(later).graph.initializer if w.name in inputs}
+
+
+def wanted_of(
+    case: Case, learner: Learner, samples: Array, models: tuple[Path, ...], inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Return the learner's own answers; of rounded weights, onnxruntime's."""
+    if case.options.get("int8"):
+        session = onnxruntime.InferenceSession(str(models[0]), providers=["CPUExecutionProvider"])
+        names = ["logits", "probabilities"]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    predictions = learner.predict(samples)
+    if learner.head_kind == "regression":
+        return {"values": predictions.values}
+    return {"probabilities": predictions.probabilities}
+
+
+def compare(found: Mapping[str, Array], wanted: Mapping[str, Array], top_k: int) -> str:
+    """Return what is wrong with the answers to all samples and to the first alone; empty if nothing is."""
+    for name, want in wanted.items():
+        scale = 1 if name == "probabilities" else np.abs(want).max()
+        for prefix, rows in (("", slice(None)), ("first.", slice(1))):
+            got = found[prefix + name]
+            if got.shape != want[rows].shape or not np.abs(got - want[rows]).max() <= 1e-3 * scale:
+                return "wrong answers"
+    if "values" in wanted:
+        return ""
+    order = np.argsort(-wanted["probabilities"], axis=1, kind="stable")[:, :5]
+    for name in ("logits", "probabilities"):
+        if (np.argsort(-found[name], axis=1, kind="stable")[:, :5] != order).any():
+            return "wrong answers"
+    if top_k and (found["top_indices"] != order[:, :top_k]).any():
+        return "wrong answers"
+    return ""
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_it_answers_as_the_learner_or_fails_as_the_table_says(
+    tmp_path: Path,
+    runtime: str,
+    case: Case,
+    processes: dict[str, Process],
+    exports: dict[str, Exported | Exception],
+) -> None:
+    exported = exports[case.what]
+    if isinstance(exported, Exception):
+        raise exported
+    np.savez(tmp_path / "in.npz", **exported.inputs)
+    job = {"models": [str(path) for path in exported.models]}
+    job |= {"inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "out.npz")}
+    outcome = processes[runtime].ask(job)
+    if not outcome:
+        with np.load(tmp_path / "out.npz") as file:
+            outcome = compare(dict(file), exported.wanted, case.options.get("top_k", 0))
+    expected = case.fails.get(runtime, "")
+    assert expected in outcome
+    assert bool(expected) == bool(outcome), outcome
+
+
+def test_samples_tell_right_answers_from_wrong_ones(exports: dict[str, Exported | Exception]) -> None:
+    for what, exported in exports.items():
+        if isinstance(exported, Exported) and "probabilities" in exported.wanted:
+            best = exported.wanted["probabilities"].max(axis=1)
+            assert 0.3 < best.min() < 0.99, what
+            assert len(set(exported.wanted["probabilities"].argmax(axis=1))) > 2, what
+
+
+def support_table() -> str:
+    """Return the README's table: a row for each kind of export, a column for each runtime."""
+    rows = [["", *RUNTIMES], ["---"] * (len(RUNTIMES) + 1)]
+    rows += [[case.what, *("no" if name in case.fails else "yes" for name in RUNTIMES)] for case in CASES]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def test_the_readme_says_what_runs_where() -> None:
+    assert support_table() in README.read_text(encoding="utf-8")
