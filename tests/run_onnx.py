@@ -1,4 +1,4 @@
-"""Answers of ONNX files in one runtime, for interpreters that have nothing but it: run as a program, not imported.
+"""Answers of ONNX files in one runtime, as a program for interpreters that have nothing but it.
 
 `python run_onnx.py onnxruntime|opencv|reference` prints `{"version": ...}`; then each line that it reads,
 `{"models": [PATH, ...], "inputs": NPZ, "outputs": NPZ}`, is answered by `{"error": ""}` or by why it cannot be done.
