@@ -109,7 +109,7 @@ try {
   for (const step of steps) found.push(await act(page, step));
   process.stdout.write(JSON.stringify({ found, problems }));
   await send("Browser.close");
-  await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
+  await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, CLOSE_MS).unref())]);
 } catch (error) {
   process.stderr.write(`${error.message}\n`);
   process.exitCode = 1;

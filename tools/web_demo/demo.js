@@ -11,7 +11,7 @@ let model = null; // { session, classes, version, where }
 let image = null; // { pixels, height, width, where }
 let last = Promise.resolve(); // one thing at a time, in the order of asking
 
-/** Returns onnxruntime-web from `ort/` beside the page, or from where `?ort=URL` says. */
+/** Returns onnxruntime-web from `ort/` beside the page, or from where `?ort=URL` says; null where it is not. */
 async function openRuntime() {
   const asked = new URLSearchParams(location.search).get("ort") ?? "ort/";
   const folder = new URL(asked.endsWith("/") ? asked : `${asked}/`, location.href).href;
@@ -21,9 +21,8 @@ async function openRuntime() {
     if (!crossOriginIsolated) runtime.env.wasm.numThreads = 1; // threads need shared memory, which needs two headers
     return runtime;
   } catch (error) {
-    $("status").hidden = true;
     fail(new Error(`${folder}: expected the files of onnxruntime-web's dist; found ${lineOf(error)}; see README.md beside this page`));
-    throw error;
+    return null;
   }
 }
 
@@ -172,18 +171,23 @@ function lineOf(error) {
   return String(error?.message ?? error).trim().split("\n")[0].slice(0, 400);
 }
 
-for (const [id, isModel] of [["model", true], ["image", false]]) {
-  $(id).addEventListener("change", (event) => {
-    for (const file of event.target.files) take(file, isModel);
-    event.target.value = ""; // so that the same path, exported anew, can be chosen again
-  });
+function listen() {
+  for (const [id, isModel] of [["model", true], ["image", false]]) {
+    $(id).addEventListener("change", (event) => {
+      for (const file of event.target.files) take(file, isModel);
+      event.target.value = ""; // so that the same path, exported anew, can be chosen again
+    });
+  }
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      document.body.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+      if (kind === "drop") for (const file of event.dataTransfer.files) take(file, /\.onnx$/i.test(file.name));
+    });
+  }
+  $("status").textContent = wanted();
+  document.body.dataset.ready = "yes";
 }
-for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-  addEventListener(kind, (event) => {
-    event.preventDefault();
-    document.body.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop") for (const file of event.dataTransfer.files) take(file, /\.onnx$/i.test(file.name));
-  });
-}
-$("status").textContent = wanted();
-document.body.dataset.ready = "yes";
+
+if (ort) listen();
+else $("status").hidden = true;
