@@ -70,12 +70,11 @@ def run_model(name: str, model: Path, *feeds: dict[str, NDArray[Any]]) -> dict[s
 
 
 def visit(url: str, profile: Path, steps: list[dict[str, Any]]) -> list[Any]:
-    """Return what each step on a page found, see tests/javascript/browser.mjs; nothing may be thrown on the page."""
+    """Return what was waited for on a page, see tests/javascript/browser.mjs; nothing may be thrown on the page."""
     words = (SCRIPTS / "browser.mjs", browser(), profile, url)
     said = json.loads(run_node(*words, text=json.dumps(steps)))
     assert said["problems"] == []
-    found: list[Any] = said["found"]
-    return found
+    return [found for found in said["found"] if found is not None]
 
 
 @contextlib.contextmanager

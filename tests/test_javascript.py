@@ -54,7 +54,7 @@ def taught(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Taught]:
 def teach_generated(folder: Path) -> Taught:
     """Eight classes that overlap, so that all five probabilities are well above nothing."""
     rng, style = np.random.default_rng(0), np.random.default_rng(1)
-    bases = [128 + style.integers(-20, 21, (4, 4, 3)) for _ in range(8)]
+    bases = [128 + style.integers(-60, 61, (4, 4, 3)) for _ in range(8)]
     learner = Learner.create(folder / "a.ecl", backbone="tiny")
     images = np.stack([picture(base, rng) for base in bases for _ in range(6)])
     learner.learn(images, [name for name in ("door", HOSTILE, *"cdefgh") for _ in range(6)])
@@ -146,45 +146,77 @@ def test_weights_of_live_cannot_be_replaced_in_javascript(tmp_path: Path) -> Non
     assert said["answers"][1] == {"error": "invalid input 'head.weights'"}
 
 
-def test_the_page_shows_the_learners_answer_swaps_and_refuses(taught: Taught, tmp_path: Path) -> None:
-    site, dist = tmp_path / "site", package("onnxruntime-web") / "dist"
+def site_of(folder: Path) -> Path:
+    """Return a folder with the page and onnxruntime-web beside it, as the page's README says."""
     node(), browser()
-    shutil.copytree(PAGE, site, ignore=shutil.ignore_patterns("ort"))
-    (site / "ort").symlink_to(dist)
-    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    dist = package("onnxruntime-web") / "dist"
+    shutil.copytree(PAGE, folder / "site", ignore=shutil.ignore_patterns("ort"))
+    (folder / "site" / "ort").symlink_to(dist)
+    return folder / "site"
+
+
+def choose(selector: str, path: Path) -> dict[str, Any]:
+    return {"choose": selector, "files": [str(path)]}
+
+
+def answered(model: Path, image: Path) -> dict[str, Any]:
+    """Return the step that waits for the answer of a model to an image."""
+    status = f"document.querySelector('#status').textContent === '{model.name} on {image.name}'"
+    return {"until": f"{status} && document.querySelector('#error').hidden && {ROWS}"}
+
+
+def refused(path: Path) -> dict[str, Any]:
+    """Return the step that waits for the line that says why a file is refused."""
+    error = "document.querySelector('#error')"
+    return {"until": f"!{error}.hidden && {error}.textContent.startsWith('{path.name}') && {error}.textContent"}
+
+
+def test_the_page_shows_the_learners_answer_and_then_that_of_a_newer_model(taught: Taught, tmp_path: Path) -> None:
+    site, first, second = site_of(tmp_path), tmp_path / "first.onnx", tmp_path / "second.onnx"
     taught.learner.export(first, preprocess=True)
     before = taught.answer()
-    taught.learner.export(tmp_path / "pixels.onnx")
-    (tmp_path / "cut.onnx").write_bytes(first.read_bytes()[:-100])
-    (tmp_path / "text.png").write_text("no image")
     taught.learner.learn(np.full((4, 64, 64, 3), 255, np.uint8), ["white"] * 4, min_retention=0)
     taught.learner.export(second, preprocess=True, top_k=TOP)
-    steps: list[dict[str, Any]] = [
-        {"until": "document.body.dataset.ready"},
-        {"choose": "#model", "files": [str(first)]},
-        {"until": "status.textContent === 'Choose an image.'".replace("status", "document.querySelector('#status')")},
-        {"choose": "#image", "files": [str(taught.image)]},
-        {"until": f"document.querySelector('#classes li') && {ROWS}"},
-    ]
-    for selector, name in (("#model", "pixels.onnx"), ("#model", "cut.onnx"), ("#image", "text.png")):
-        steps.append({"choose": selector, "files": [str(tmp_path / name)]})
-        error = "document.querySelector('#error')"
-        steps.append({"until": f"!{error}.hidden && {error}.textContent.startsWith('{name}') && {error}.textContent"})
-    steps.append({"until": ROWS})
-    steps.append({"drop": [str(second)]})
-    status = "document.querySelector('#status').textContent === 'second.onnx on query.png'"
-    steps.append({"until": f"{status} && document.querySelector('#error').hidden && {ROWS}"})
-    steps.append({"until": "document.querySelector('#version').textContent"})
+    steps = [{"until": "document.body.dataset.ready"}, choose("#model", first), choose("#image", taught.image)]
+    steps += [answered(first, taught.image), {"drop": [str(second)]}, answered(second, taught.image)]
+    steps += [{"until": "document.querySelector('#version').textContent"}]
     with serve(site) as url:
-        found = visit(url, tmp_path / "profile", steps)
-    shown, pixels, cut, no_image, kept, swapped, version = (found[n] for n in (4, 6, 8, 10, 11, 13, 14))
+        _, shown, swapped, version = visit(url, tmp_path / "profile", steps)
     assert_shown(shown, before)
-    assert pixels.endswith("found pixels; export it as in: edge-cl export cam.ecl cam.onnx --preprocess")
-    assert re.fullmatch(r"cut.onnx: expected a whole ONNX file; found \d+ bytes of at least \d+; export it again", cut)
-    assert no_image == "text.png: expected an image; this browser cannot decode it"
-    assert kept == shown
-    assert version == str(taught.learner.version)
     assert_shown(swapped, taught.answer())
+    assert version == str(taught.learner.version)
+
+
+def test_the_page_refuses_what_is_broken_and_goes_on_with_the_old_model(tmp_path: Path) -> None:
+    site, taught = site_of(tmp_path), teach_generated(tmp_path)
+    whole, other = tmp_path / "cam.onnx", tmp_path / "other.png"
+    files = [tmp_path / name for name in ("pixels.onnx", "cut.onnx", "names.onnx", "text.png")]
+    Image.fromarray(taught.pixels[:, ::-1]).save(other)
+    with taught.learner:
+        taught.learner.export(whole, preprocess=True)
+        taught.learner.export(files[0])
+        want = list(taught.learner.predict([other], top=TOP).top[0])
+    files[1].write_bytes(whole.read_bytes()[:-100])
+    renamed = onnx.load(whole)
+    onnx.helper.set_model_props(renamed, {"edge_cl.classes": '["a", "b"]'})
+    onnx.save(renamed, files[2])
+    files[3].write_text("no image")
+    steps = [{"until": "document.body.dataset.ready"}, choose("#model", whole), choose("#image", taught.image)]
+    steps += [answered(whole, taught.image)]
+    for path in files:
+        steps += [choose("#model" if path.suffix == ".onnx" else "#image", path), refused(path)]
+    steps += [choose("#image", other), answered(whole, other)]
+    with serve(site) as url:
+        _, _, *said, kept = visit(url, tmp_path / "profile", steps)
+    export = "edge-cl export cam.ecl cam.onnx --preprocess"
+    size = files[1].stat().st_size
+    assert said[0] == f"pixels.onnx: expected the input image; found pixels; export it as in: {export}"
+    assert re.fullmatch(
+        rf"cut.onnx: expected a whole ONNX file; found {size} bytes of at least \d+; export it again", said[1]
+    )
+    assert said[2] == "names.onnx: expected 2 probabilities, one a class; found 8; export it again"
+    assert said[3] == "text.png: expected an image; this browser cannot decode it"
+    assert_shown(kept, want)
 
 
 def assert_shown(rows: list[tuple[str, float]], want: list[tuple[str, float]]) -> None:

@@ -43,6 +43,9 @@ async function openModel(file, shown) {
     if (inputNames.length !== 1 || inputNames[0] !== "image") {
       throw new Error(`${where}: expected the input image; found ${inputNames.join(", ")}; export it as in: ${EXPORT}`);
     }
+    if (!session.outputNames.includes("probabilities")) {
+      throw new Error(`${where}: expected the output probabilities; found ${session.outputNames.join(", ")}; export it as in: ${EXPORT}`);
+    }
     const opened = { session, classes, version: metadata["edge_cl.version"] ?? "unknown", where };
     const grey = { pixels: new Uint8Array(PROBE_SIDE * PROBE_SIDE * 3).fill(128), height: PROBE_SIDE, width: PROBE_SIDE };
     await probabilitiesOf(opened, shown ?? grey); // also warms up: the first run allocates
@@ -62,8 +65,11 @@ async function probabilitiesOf({ session, classes, where }, { pixels, height, wi
   } catch (error) {
     throw new Error(`${where}: cannot answer: ${lineOf(error)}`);
   }
-  if (found.length !== classes.length || !found.every((value) => value >= 0 && value <= 1)) {
-    throw new Error(`${where}: expected ${classes.length} probabilities, one a class; found ${found.length}, or values that are none`);
+  if (found.length !== classes.length) {
+    throw new Error(`${where}: expected ${classes.length} probabilities, one a class; found ${found.length}; export it again`);
+  }
+  if (!found.every((value) => value >= 0 && value <= 1)) {
+    throw new Error(`${where}: expected probabilities; found values outside 0 to 1; export it again`);
   }
   return found;
 }
@@ -173,10 +179,12 @@ function lineOf(error) {
 
 function listen() {
   for (const [id, isModel] of [["model", true], ["image", false]]) {
-    $(id).addEventListener("change", (event) => {
-      for (const file of event.target.files) take(file, isModel);
-      event.target.value = ""; // so that the same path, exported anew, can be chosen again
-    });
+    const takeChosen = () => {
+      for (const file of $(id).files) take(file, isModel);
+      $(id).value = ""; // so that the same path, exported anew, can be chosen again
+    };
+    $(id).addEventListener("change", takeChosen);
+    takeChosen(); // what was chosen while onnxruntime-web was loading
   }
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     addEventListener(kind, (event) => {
@@ -185,7 +193,7 @@ function listen() {
       if (kind === "drop") for (const file of event.dataTransfer.files) take(file, /\.onnx$/i.test(file.name));
     });
   }
-  $("status").textContent = wanted();
+  last.then(() => ($("status").textContent = wanted()));
   document.body.dataset.ready = "yes";
 }
 
