@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_cl.errors import EdgeClError
     from edge_cl.learner import Learner
+    from edge_cl.predictor import Predictor
     from edge_cl.reports import Evaluation, Predictions, UpdateReport
 
     __version__: str
 
-__all__ = ["EdgeClError", "Evaluation", "Learner", "Predictions", "UpdateReport", "__version__"]
+__all__ = ["EdgeClError", "Evaluation", "Learner", "Predictions", "Predictor", "UpdateReport", "__version__"]
 
 _HOMES = {
     "EdgeClError": "edge_cl.errors",
     "Learner": "edge_cl.learner",
+    "Predictor": "edge_cl.predictor",
     "UpdateReport": "edge_cl.reports",
     "Predictions": "edge_cl.reports",
     "Evaluation": "edge_cl.reports",

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from edge_cl.backbones import Progress
+from edge_cl.backbones import Extraction, Progress
 from edge_cl.errors import InputError, StateError
 from edge_cl.head import Head
 from edge_cl.inputs import Labels, Samples, clean_labels, clean_values, sized
 from edge_cl.reports import Evaluation, Predictions, check_none_skipped, check_some_read
 from edge_cl.revision import Revisable
 from edge_cl.tasks import clean_task, head_of
+
+
+def check_top(top: int) -> None:
+    """Check how many classes to name.
+
+    Raises:
+        InputError: it is no such number.
+    """
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise InputError(f"top: expected a whole number of at least 1; found {top!r}")
+
+
+def answer(name: str, head: Head, extraction: Extraction, top: int) -> Predictions:
+    """Return a head's answers to samples, whose features are as the head sees them.
+
+    Args:
+        name: of the state, for the error.
+        head: that answers.
+        extraction: of the samples.
+        top: how many classes to name.
+
+    Raises:
+        StateError: it gives what is no number.
+    """
+    if not np.isfinite(head.logits(extraction.features)).all():
+        raise StateError(f"{name}: damaged: a head that gives no numbers; restore a copy of it")
+    return Predictions.rank(head, extraction, top)
 
 
 class Answering(Revisable):
@@ -85,16 +113,13 @@ class Answering(Revisable):
             InputError: a sample cannot be used, or the task is not known.
             StateError: nothing was learnt yet.
         """
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise InputError(f"top: expected a whole number of at least 1; found {top!r}")
-        path = self._current.state.name
+        check_top(top)
+        path, version = self._current.state.name, self._current.version
         head = head_of(path, self.head, clean_task(task))
         extraction = self._extract(sized(samples), on_progress)
         if strict:
             check_none_skipped(extraction.skipped)
-        if not np.isfinite(head.logits(extraction.features)).all():
-            raise StateError(f"{path}: damaged: a head that gives no numbers; restore a copy of it")
-        return Predictions.rank(head, extraction, top)
+        return replace(answer(path, head, extraction, top), version=version)
 
     def evaluate(
         self, samples: Samples, labels: Labels, *, task: str | None = None, on_progress: Progress = int

@@ -42,7 +42,7 @@ class RowChange:
 def compare(before: Memory, after: Memory) -> tuple[RowChange, ...]:
     """Return a change for each class of either memory, in the order of the rows of the first, then of the second."""
     names = dict.fromkeys((*before.head.classes, *after.head.classes))
-    facts = [_facts(memory) for memory in (before, after)]
+    facts = [facts_of(memory) for memory in (before, after)]
     changes = []
     for name in names:
         rows = [_row(memory, name) for memory in (before, after)]
@@ -62,7 +62,7 @@ def _row(memory: Memory, name: str) -> Floats | None:
     return np.append(memory.head.weights[row], memory.head.bias[row]).astype(np.float64)
 
 
-def _facts(memory: Memory) -> dict[str, tuple[int, int, float | None]]:
+def facts_of(memory: Memory) -> dict[str, tuple[int, int, float | None]]:
     """Return samples, stored samples and accuracy of each class; all outputs of a regression have the same."""
     if memory.head.kind == "regression":
         counted = int(memory.statistics.counts.sum()), len(memory.replay.records), None

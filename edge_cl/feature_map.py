@@ -97,6 +97,15 @@ class FeatureMap:
             features = (features / np.maximum(lengths, SHORTEST)).astype(np.float32)
         return features
 
+    def invert(self, features: Floats) -> Floats | None:
+        """Return features (N, d) that become these (N, D), to float32's rounding; None where that cannot be told."""
+        if self.n_random:
+            return None
+        if self.is_raised:
+            size = np.abs(features)
+            features = np.copysign(size * np.cbrt(size), features)  # the power 4/3
+        return features.astype(np.float32)
+
 
 def draw_normal(places: Ints, seed: int) -> Floats:
     """Return normally distributed numbers (n,) float32, each by its place (n,) and the seed alone."""

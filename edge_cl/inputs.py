@@ -160,6 +160,13 @@ def clean_name(label: Any) -> str:
     Raises:
         InputError: it is empty, too long, holds a control character, or is neither a string nor an integer.
     """
+    if (
+        type(label) is str
+        and label.isascii()
+        and label.isprintable()
+        and 1 <= len(label.strip()) == len(label) <= MAX_LENGTH
+    ):
+        return label  # most are, and a thousand of them are looked at each time a head is read
     if isinstance(label, np.generic):
         label = label.item()
     if isinstance(label, bool) or not isinstance(label, str | int):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,11 @@ from edge_cl.inputs import Samples, check_samples, check_timeout
 from edge_cl.recipes import get_recipe
 from edge_cl.state import HISTORY_BYTES, TIMEOUT, Settings, StateFile, check_device
 from edge_cl.teaching import Teaching
+
+if TYPE_CHECKING:
+    from edge_cl.export import ExportReport
+    from edge_cl.export.verify import VerifyReport
+    from edge_cl.exporting import Images, Source
 
 
 class Learner(Teaching):
@@ -217,25 +222,80 @@ class Learner(Teaching):
         """Return bytes, codebook_bytes, limit, samples and bytes_per_sample of the replay."""
         return self._current.memory(self._info.dim if self._info else 1).replay.usage()
 
-    def export(self, path: str | os.PathLike[str], kind: str = "model") -> None:
-        """Write the learnt classifier as ONNX, after it agreed with this learner in onnxruntime.
+    def export(  # noqa: PLR0913 - what can be asked of an export
+        self,
+        path: str | os.PathLike[str],
+        kind: str = "model",
+        *,
+        opset: int = 0,
+        int8: bool = False,
+        fp16: bool = False,
+        preprocess: bool = False,
+        top_k: int = 0,
+        features: bool = False,
+        cam: bool = False,
+        images: Images | None = None,
+        max_loss: float = 0.01,
+        delta_from: int | None = None,
+        card: str | os.PathLike[str] | None = None,
+    ) -> ExportReport:
+        """Write the learnt classifier, after onnxruntime gave this learner's answers with it.
 
         Args:
-            path: of the ONNX file; an older one stays until the new one is proven.
-            kind: `model`: one file, images (N, 3, H, W) in, `logits` and `probabilities` out.
+            path: of the file; an older one stays until the new one is proven. Of `split`, of a folder.
+            kind: `model` (one ONNX file, image to answers), `head` (features to answers), `live` (a model that takes
+                a later head with each call), `split` (backbone.onnx, written once, and head.onnx), or `c` (the head as
+                one C99 file).
+            opset: of ONNX, 13 to 21; 0: 17, or 18 with `preprocess`.
+            int8: rows of the head become int8, each with a scale, and the backbone too if there are `images` to
+                calibrate it on.
+            fp16: the backbone computes in half precision, for GPUs.
+            preprocess: resize, crop and normalise in the graph: the input is `image` (N, H, W, 3) uint8.
+            top_k: give the most probable classes, too: `top_indices`, `top_probabilities` (N, k).
+            features: give the backbone's features (N, D), too.
+            cam: give class activation maps (N, K, h, w), too.
+            images: a folder of images, best in class folders, or paths: what int8 and fp16 are calibrated and
+                measured on, and what the proof asks.
+            max_loss: share of the answers that int8 or fp16 may cost.
+            delta_from: write only what changed since that version, for `edge-cl patch` and `Predictor.patch`; 0: all.
+            card: where a model card in Markdown goes.
 
         Raises:
-            InputError: there is no such kind.
-            ExportError: it could not be written, or did not agree.
+            InputError: an option is wrong, or does not go with another or with the state.
+            ExportError: it could not be written, did not agree, or lost too much.
+            StateError: nothing was learnt yet.
         """
-        from edge_cl.export import export_model
+        from edge_cl.export import Options
+        from edge_cl.exporting import Extras, export_version
 
-        if kind != "model":
-            raise InputError(f"kind: expected 'model'; found {kind!r}")
-        head = self.head
-        info = self._info
-        dim = info.dim if info else self._current.settings.input_dim or head.weights.shape[1]
-        export_model(Path(path), head, self.backbone, self._current.settings.feature_map(dim), self.version)
+        head, extras = self.head, Extras(images, delta_from, card)
+        options = Options(kind, opset, int8, fp16, preprocess, top_k, features, cam, max_loss)
+        options = options.checked(has_backbone=self._info is not None, is_regression=head.kind == "regression")
+        return export_version(
+            Path(path), self._source(needs_backbone=options.has_images), options, extras.checked(options)
+        )
+
+    def verify(self, path: str | os.PathLike[str], images: Images | None = None) -> VerifyReport:
+        """Return what of an export agrees with the version of this state that it came from, when everything does.
+
+        Args:
+            path: of the file, or of the folder of a `split` export.
+            images: a folder of images, or paths, that both are asked about.
+
+        Raises:
+            ExportError: something differs, it is no export, or its version is not kept any more.
+            BackboneError: the backbone is missing, or another one.
+        """
+        from edge_cl.exporting import verify_export
+
+        return verify_export(Path(path), lambda needed: self._source(needs_backbone=needed), images)
+
+    def _source(self, *, needs_backbone: bool) -> Source:
+        """Return what an export is made from."""
+        from edge_cl.exporting import Source
+
+        dim = self._info.dim if self._info else self._current.settings.input_dim or self.head.weights.shape[1]
+        return Source(self._current, self._info, self.backbone if needs_backbone else None, dim)
 
     @property
     def _folder(self) -> Path:

@@ -58,6 +58,7 @@ class Predictions:
         rows: (N,) places of the samples in what was passed; all of them unless some were skipped.
         skipped: samples that could not be read.
         values: (N, M) float32 of a regression; (N, 0) of classes.
+        version: of the state whose head answered.
     """
 
     labels: tuple[str, ...]
@@ -67,6 +68,7 @@ class Predictions:
     rows: Ints
     skipped: tuple[Skipped, ...]
     values: Floats
+    version: int = 0
 
     @classmethod
     def rank(cls, head: Head, extraction: Extraction, top: int) -> Predictions:

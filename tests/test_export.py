@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edge_cl import Learner
 from edge_cl.errors import ExportError, InputError
-from edge_cl.export import model as export_module
+from edge_cl.export.build import build
 from edge_cl.head import softmax
 
 from .conftest import Photos, clusters
@@ -93,15 +93,14 @@ def test_a_mismatch_writes_nothing_and_keeps_the_old_file(
 ) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"old")
-    real = export_module.build_model
 
     def wrong(*args: object) -> onnx.ModelProto:
-        model = real(*args)  # type: ignore[arg-type]
+        model = build(*args)  # type: ignore[arg-type]
         bias = next(w for w in model.graph.initializer if w.name == "head.bias")
         bias.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 0, 0], np.float32), "head.bias"))
         return model
 
-    monkeypatch.setattr(export_module, "build_model", wrong)
+    monkeypatch.setattr("edge_cl.export.kinds.build", wrong)
     with pytest.raises(ExportError, match="logits in onnxruntime differ by"):
         taught.export(path)
     assert path.read_bytes() == b"old"

@@ -38,8 +38,8 @@ FLOORS = [  # a module may import from its own floor's package and from floors b
     {"edge_cl.current", "edge_cl.forgetting", "edge_cl.comparison", "edge_cl.regression", "edge_cl.tasks"},
     {"edge_cl.revision"},
     {"edge_cl.answering"},
-    {"edge_cl.teaching"},
-    {"edge_cl.learner"},
+    {"edge_cl.teaching", "edge_cl.exporting", "edge_cl.served"},
+    {"edge_cl.learner", "edge_cl.predictor"},
     {"edge_cl.demo", "edge_cl.bench"},
     {"edge_cl.cli"},
 ]

@@ -1,6 +1,7 @@
 """Frozen feature extractors: an ONNX classifier cut before its last linear layer, a torchvision name, or `tiny`."""
 
 from edge_cl.backbones.backbone import Backbone, BackboneInfo, Extraction, Progress, Skipped
+from edge_cl.backbones.images import UnreadableImageError, read_rgb
 from edge_cl.backbones.locate import check_backbone, open_backbone, reopen_backbone
 from edge_cl.backbones.preprocessing import Preprocessing
 
@@ -11,7 +12,9 @@ __all__ = [
     "Preprocessing",
     "Progress",
     "Skipped",
+    "UnreadableImageError",
     "check_backbone",
     "open_backbone",
+    "read_rgb",
     "reopen_backbone",
 ]

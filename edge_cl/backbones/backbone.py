@@ -145,6 +145,20 @@ class Backbone:
                 pool.shutdown(cancel_futures=True)
         return Extraction(np.concatenate(blocks), np.array(rows, np.int64), tuple(skipped))
 
+    def pixels(self, sources: Sequence[Source]) -> Floats:
+        """Return the input (N, 3, H, W) that the backbone is given for images.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        images = []
+        for place, source in enumerate(sources):
+            try:
+                images.append(read_image(source, self.info.preprocessing))
+            except UnreadableImageError as error:
+                raise InputError(f"{_name_of(source, place)}: {error}") from None
+        return self.info.preprocessing.normalise(np.stack(images))
+
     def measure_dim(self) -> int:
         """Return D, found by running one black image.
 

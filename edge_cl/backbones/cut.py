@@ -220,14 +220,14 @@ def _rebuild(
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             nodes.append(_clean(node))
-            needed.update(_read_by(node))
+            needed.update(read_by(node))
     nodes.reverse()
     weights = [w for w in graph.initializer if w.name in needed]
     graph_input = next(value for value in graph.input if value.name not in {w.name for w in graph.initializer})
     taken = needed.union(*(node.output for node in nodes))
     rename = {name: _unused(f"backbone/{name}", taken) for name in RESERVED}
     rename[graph_input.name] = _unused("backbone/channels_last", taken) if is_channels_last else PIXELS
-    _rename(nodes, rename)
+    rename_tensors(nodes, rename)
     for weight in weights:
         weight.name = rename.get(weight.name, weight.name)
     if is_channels_last:
@@ -248,7 +248,7 @@ def _rebuild(
         functions=list(model.functions),
         producer_name="edge_cl",
     )
-    built.ir_version = IR_VERSION if _opset(built) <= OPSET + 1 else model.ir_version
+    built.ir_version = IR_VERSION if opset_of(built) <= OPSET + 1 else model.ir_version
     helper.set_model_props(built, dict(metadata))
     data: bytes = built.SerializeToString()
     return data
@@ -259,7 +259,8 @@ def _unused(name: str, taken: set[str]) -> str:
     return _unused(f"{name}_", taken) if name in taken else name
 
 
-def _opset(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the opset of ONNX's own operators."""
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OPSET)
 
 
@@ -273,21 +274,21 @@ def _clean(node: onnx.NodeProto) -> onnx.NodeProto:
     return clean
 
 
-def _read_by(node: onnx.NodeProto) -> set[str]:
+def read_by(node: onnx.NodeProto) -> set[str]:
     """Return every name that a node or the graphs inside it read."""
     names = set(node.input)
     for graph in _graphs_in(node):
-        names.update(*(_read_by(inner) for inner in graph.node), (value.name for value in graph.output))
+        names.update(*(read_by(inner) for inner in graph.node), (value.name for value in graph.output))
     return names
 
 
-def _rename(nodes: Iterable[onnx.NodeProto], rename: Mapping[str, str]) -> None:
+def rename_tensors(nodes: Iterable[onnx.NodeProto], rename: Mapping[str, str]) -> None:
     """Rename tensors in nodes and in the graphs inside them, in place."""
     for node in nodes:
         node.input[:] = [rename.get(name, name) for name in node.input]
         node.output[:] = [rename.get(name, name) for name in node.output]
         for graph in _graphs_in(node):
-            _rename(graph.node, rename)
+            rename_tensors(graph.node, rename)
             for value in graph.output:
                 value.name = rename.get(value.name, value.name)
 

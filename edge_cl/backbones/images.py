@@ -18,6 +18,15 @@ class UnreadableImageError(Exception):
     """The text is the reason that the user reads beside the path."""
 
 
+def read_rgb(source: str | os.PathLike[str] | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H', W', 3) uint8 RGB of the whole image, at its own size; see `read_image`.
+
+    Raises:
+        UnreadableImageError: it is no image, is cut short, or is too large.
+    """
+    return source if isinstance(source, np.ndarray) else np.asarray(_decode(source, None))
+
+
 def read_image(source: str | os.PathLike[str] | NDArray[np.uint8], geometry: Preprocessing) -> NDArray[np.uint8]:
     """Return (H, W, 3) uint8 RGB at the backbone's size.
 
@@ -32,16 +41,25 @@ def read_image(source: str | os.PathLike[str] | NDArray[np.uint8], geometry: Pre
     """
     if isinstance(source, np.ndarray):
         return geometry.apply(Image.fromarray(source))
+    return geometry.apply(_decode(source, geometry.input_size))
+
+
+def _decode(source: str | os.PathLike[str], size: tuple[int, int] | None) -> Image.Image:
+    """Return an RGB image, of a JPEG at least twice the size (H, W) where that is given.
+
+    Raises:
+        UnreadableImageError: see `read_image`.
+    """
     try:
         if os.path.getsize(source) == 0:
             raise UnreadableImageError("empty file (0 bytes)")
         with Image.open(source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImageError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-            height, width = geometry.input_size
-            image.draft("RGB", (2 * width, 2 * height))  # JPEG decodes at 1/2, 1/4 or 1/8 when that is plenty
+            if size is not None:
+                image.draft("RGB", (2 * size[1], 2 * size[0]))  # decodes at 1/2, 1/4 or 1/8 when that is plenty
             image.load()
-            return geometry.apply(_to_rgb(_turn(image)))
+            return _to_rgb(_turn(image))
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:

@@ -1,122 +1,122 @@
-"""The nodes of a head and of the state's feature map before it, in opset 17.
+"""What comes after the features: the state's feature map, the head, and what is made of its answers.
 
 ```
-features (N, d) -> [raised] -> [random features] -> [unit length] -> head -> logits, probabilities (N, K)
-                                                                         or values (N, M)
+features (N, d) -> [raised] -> [random features] -> [unit length] -> rows (N, R) -> [highest look] -> logits,
+    probabilities (N, K) -> [top_probabilities, top_indices (N, k)]
+    or values (N, M) of a regression
 ```
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import onnx
-from edge_kernels.arrays import Floats, Ints
-from onnx import TensorProto, helper, numpy_helper
 
 from edge_cl.backbones.cut import FEATURES
+from edge_cl.export.chain import Chain
+from edge_cl.export.tensors import BIAS, LOOKS, SCALES, UNITS, UNITS_BIAS, UNITS_ROWS, WEIGHTS, Tensors
 from edge_cl.feature_map import SHORTEST, FeatureMap
-from edge_cl.head import Head
 
-ANSWERS, VALUES = ("logits", "probabilities"), ("values",)
-
-
-def outputs_of(head: Head) -> tuple[str, ...]:
-    """Return the names of the graph's outputs."""
-    return VALUES if head.kind == "regression" else ANSWERS
+LOGITS, PROBABILITIES, VALUES = "logits", "probabilities", "values"
+TOP = ("top_probabilities", "top_indices")
+ROWS, TABLE = "edge_cl.rows", "edge_cl.table"  # (N, R) logits of rows; (K, J) which of them are each class's
 
 
-def prefix_of(count: int) -> str:
-    """Return what names begin with; a backbone that was such an export itself has those of lower counts."""
-    return "edge_cl." if count == 1 else f"edge_cl{count}."
+def answers_of(kind: str) -> tuple[str, ...]:
+    """Return the names of what a head of that kind answers."""
+    return (VALUES,) if kind == "regression" else (LOGITS, PROBABILITIES)
 
 
-class Chain:
-    """Nodes, each of which reads what the one before it gives, and constants.
+def add_map(chain: Chain, feature_map: FeatureMap) -> None:
+    """Add the state's feature map to a chain that ends in the features (N, d); it ends in those of the head (N, D)."""
+    if feature_map.is_raised:
+        signs = chain.add("Sign", "sign")
+        chain.apply("Abs", "size", FEATURES)
+        root = chain.add("Sqrt", "root")
+        chain.add("Sqrt", "root.root")
+        chain.add("Mul", "raised.size", root)
+        chain.add("Mul", "raised", signs)
+    if feature_map.n_random:
+        chain.add("MatMul", "random", chain.constant("map.projection", feature_map.projection))
+        if feature_map.constant:
+            chain.add("Add", "random.offset", chain.constant("map.offsets", feature_map.offsets))
+        chain.add("Relu", "random.relu")
+    if feature_map.is_unit:
+        vectors = chain.last
+        chain.reduce("ReduceL2", "length", 1, keepdims=True)
+        shortest = chain.constant("map.shortest", np.array([SHORTEST], np.float32))
+        lengths = chain.add("Max", "length.max", shortest)
+        chain.apply("Div", "unit", vectors, lengths)
 
-    Attributes:
-        nodes: in order.
-        constants: initializers of the graph.
-        last: name of what the last node gives.
+
+def add_head(chain: Chain, tensors: Tensors, kind: str, *, is_live: bool) -> None:
+    """Add the head to a chain that ends in its features (N, D).
+
+    Args:
+        chain: to add to.
+        tensors: of the head.
+        kind: of the head.
+        is_live: whether tensors of other shapes may take their places.
     """
+    for name, value in tensors.items():
+        if name != LOOKS or is_live or value.any():
+            chain.constant(name, value)
+    features, output = chain.last, answers_of(kind)[0]
+    has_looks = LOOKS in chain.constants
+    weights = _rows(chain, tensors, WEIGHTS)
+    last = "" if has_looks or UNITS in tensors else output
+    chain.apply("Gemm", "rows", features, weights, BIAS, output=last or ROWS, transB=1)
+    if has_looks:
+        rows, table = chain.last, _table(chain, tensors, is_live=is_live)
+        chain.apply("Gather", "looks", rows, table, axis=1)
+        chain.reduce("ReduceMax", "highest", 2, keepdims=False)
+        chain.add("Identity", "answers", output=output)
+    if UNITS in tensors:
+        rows, units = chain.last, _rows(chain, tensors, UNITS)
+        chain.apply("Gemm", "hidden", features, units, UNITS_BIAS, transB=1)
+        chain.add("Relu", "hidden.relu")
+        chain.add("Gemm", "hidden.rows", UNITS_ROWS, transB=1)
+        chain.add("Add", "sum", rows, output=output)
+    if kind != "regression":
+        chain.add("Softmax", "softmax", output=PROBABILITIES, axis=1)
 
-    def __init__(self, feature_map: FeatureMap, head: Head, taken: frozenset[str] = frozenset()) -> None:
-        count = 1
-        while any(name.startswith(prefix_of(count)) for name in taken):
-            count += 1
-        self._prefix, self._taken = prefix_of(count), taken
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self.last = FEATURES
-        if feature_map.is_raised:
-            self._add("Sign", "sign")
-            signs, self.last = self.last, FEATURES
-            self._add("Abs", "size")
-            root = self._add("Sqrt", "root")
-            self._add("Sqrt", "root.root")
-            self._add("Mul", "raised.size", root)
-            self._add("Mul", "raised", signs)
-        if feature_map.n_random:
-            self._add("MatMul", "random", self._constant("map.projection", feature_map.projection))
-            if feature_map.constant:
-                self._add("Add", "random.offset", self._constant("map.offsets", feature_map.offsets))
-            self._add("Relu", "random.relu")
-        if feature_map.is_unit:
-            vectors = self.last
-            self._add("ReduceL2", "length", axes=[1], keepdims=1)
-            lengths = self._add("Max", "length.max", self._constant("map.shortest", np.array([SHORTEST])))
-            self.last = vectors
-            self._add("Div", "unit", lengths)
-        self._head(head)
 
-    def outputs(self, head: Head) -> list[onnx.ValueInfoProto]:
-        """Return what the graph gives: (N, K) each."""
-        shape: list[str | int | None] = ["N", len(head.classes)]
-        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in outputs_of(head)]
+def add_top(chain: Chain, top_k: int, n_classes: int, *, is_live: bool) -> None:
+    """Add the most probable classes (N, k), the best first and the lower row of two that are alike."""
+    count = chain.integers("top.k", [min(top_k, n_classes)])
+    if is_live:
+        wanted = chain.integers("top.wanted", [top_k])
+        chain.apply("Shape", "top.shape", PROBABILITIES)
+        present = chain.add("Gather", "top.classes", chain.integers("top.axis", [1]))
+        chain.apply("Less", "top.few", present, wanted)
+        count = chain.add("Where", "top.count", present, wanted)
+        del chain.constants["edge_cl.top.k"]
+    node = chain.apply("TopK", "top", PROBABILITIES, count, output=TOP[0], axis=1)
+    assert node == TOP[0]
+    chain.nodes[-1].output.append(TOP[1])
 
-    def _head(self, head: Head) -> None:
-        features, logits = self.last, outputs_of(head)[0]
-        weights, bias = head.rows
-        if head.looks is not None:
-            weights, bias = np.concatenate([weights, head.looks.weights]), np.concatenate([bias, head.looks.bias])
-        row, level = self._constant("head.weights", weights), self._constant("head.bias", bias)
-        if head.looks is not None:
-            rows = self._add("Gemm", "head", row, level, transB=1)
-            looks = []
-            for n, which in enumerate(head.looks.table(len(head.classes)).T):
-                self.last = rows
-                looks.append(self._add("Gather", f"look{n}", self._indices(f"head.look{n}", which), axis=1))
-            self.last = looks[0]
-            self._add("Max", "looks", *looks[1:], output=logits)  # the same in every opset, unlike ReduceMax
-        elif head.hidden is None:
-            self._add("Gemm", "head", row, level, output=logits, transB=1)
-        else:
-            units = head.hidden.units
-            unit, start = self._constant("head.units", units[:, :-1]), self._constant("head.units.bias", units[:, -1])
-            self._add("Gemm", "hidden", unit, start, transB=1)
-            self._add("Relu", "hidden.relu")
-            added = self._add("MatMul", "hidden.rows", self._constant("head.units.rows", head.hidden.rows.T))
-            self.last = features
-            self._add("Gemm", "head", row, level, transB=1)
-            self._add("Add", "sum", added, output=logits)
-        if head.kind != "regression":
-            self._add("Softmax", "softmax", output="probabilities", axis=1)
 
-    def _add(self, kind: str, name: str, *others: str, output: str = "", **attributes: Any) -> str:
-        """Add a node that reads the last result and others, and return the name of what it gives."""
-        node = helper.make_node(kind, [self.last, *others], [output or self._prefix + name], name=name, **attributes)
-        self.nodes.append(node)
-        self.last = node.output[0]
-        return self.last
-
-    def _constant(self, name: str, value: Floats) -> str:
-        return self._keep(name, np.ascontiguousarray(value, dtype=np.float32))
-
-    def _indices(self, name: str, value: Ints) -> str:
-        return self._keep(name, np.ascontiguousarray(value, dtype=np.int64))
-
-    def _keep(self, name: str, value: Floats | Ints) -> str:
-        name = self._prefix + name if name in self._taken else name
-        self.constants.append(numpy_helper.from_array(value, name))
+def _rows(chain: Chain, tensors: Tensors, name: str) -> str:
+    """Return the name of float32 rows: of a tensor, or of what int8 rows stand for."""
+    if tensors[name].dtype == np.float32:
         return name
+    return chain.apply("DequantizeLinear", f"{name}.float", name, SCALES[name], axis=0)
+
+
+def _table(chain: Chain, tensors: Tensors, *, is_live: bool) -> str:
+    """Return the name of (K, J) which rows are each class's; see `edge_cl.export.tensors`."""
+    if not is_live:
+        return chain.apply(
+            "Add", "table", LOOKS, chain.constant("edge_cl.table.first", np.arange(len(tensors[LOOKS]))[:, None])
+        )
+    zero, one = chain.integers("zero", 0), chain.integers("one", 1)
+    chain.apply("Shape", "table.shape", LOOKS)
+    shape = chain.last
+    n_looks = chain.add("Gather", "table.looks", one)
+    n_owned = chain.apply("Gather", "table.classes", shape, zero)
+    chain.apply("Shape", "table.rows.shape", BIAS)
+    n_rows = chain.add("Gather", "table.rows", zero)
+    is_single = chain.apply("Equal", "table.single", n_looks, one)
+    count = chain.apply("Where", "table.count", is_single, n_rows, n_owned)
+    chain.apply("Range", "table.range", zero, count, one)
+    chain.add("Unsqueeze", "table.first", chain.integers("table.axis", [1]))
+    return chain.add("Add", "table", LOOKS)

@@ -60,18 +60,28 @@ class StateFile:
         return cls.open(path, timeout=timeout)
 
     @classmethod
-    def open(cls, path: str, *, read_only: bool = False, timeout: float = TIMEOUT) -> StateFile:
+    def open(
+        cls, path: str, *, read_only: bool = False, timeout: float = TIMEOUT, is_shared: bool = False
+    ) -> StateFile:
         """Return the state at the path; one of an older format is upgraded in a copy, which then takes its place.
+
+        Args:
+            path: of the file.
+            read_only: whether `writing` is refused.
+            timeout: seconds that `writing` waits for another writer.
+            is_shared: whether several threads use it, one at a time.
 
         Raises:
             StateError: it is missing, empty, no state, of a newer format, or damaged.
         """  # noqa: DOC501
-        connection, is_read_only = opening.connect(path, read_only=read_only, timeout=timeout)
+        connection, is_read_only = opening.connect(path, read_only=read_only, timeout=timeout, is_shared=is_shared)
         try:
             if opening.read_format(connection) < OLDEST:
                 connection.close()
                 upgrade.upgrade_file(path)
-                connection, is_read_only = opening.connect(path, read_only=read_only, timeout=timeout)
+                connection, is_read_only = opening.connect(
+                    path, read_only=read_only, timeout=timeout, is_shared=is_shared
+                )
             opening.check_tables(connection, path)
         except sqlite3.Error as error:
             connection.close()

@@ -68,7 +68,7 @@ def make_log(connection: sqlite3.Connection, history_bytes: int) -> None:
     connection.executemany("INSERT INTO log VALUES (?, ?)", lines)
 
 
-def connect(path: str, *, read_only: bool, timeout: float) -> tuple[sqlite3.Connection, bool]:
+def connect(path: str, *, read_only: bool, timeout: float, is_shared: bool = False) -> tuple[sqlite3.Connection, bool]:
     """Return a connection to a state file, and whether it can only be read; its format may be an older one.
 
     Raises:
@@ -89,7 +89,9 @@ def connect(path: str, *, read_only: bool, timeout: float) -> tuple[sqlite3.Conn
     connection = None
     try:
         uri = f"{Path(path).resolve().as_uri()}?{mode}"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout)
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=timeout, check_same_thread=not is_shared
+        )
         connection.execute("PRAGMA trusted_schema = OFF")
         if mode.endswith("unix-none"):
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -1,0 +1,178 @@
+"""The proof of an export: onnxruntime gives the learner's answers with it, or no file appears."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from edge_kernels.arrays import Floats
+
+from edge_cl.backbones import read_rgb
+from edge_cl.backbones.cut import FEATURES, PIXELS
+from edge_cl.backbones.session import first_line, open_session
+from edge_cl.errors import ExportError, SessionError
+from edge_cl.export.base import IMAGE
+from edge_cl.export.cam import CAM, bias_of_best
+from edge_cl.export.graph import LOGITS, PROBABILITIES, TOP, VALUES
+from edge_cl.export.learnt import N_PROBES, Learnt
+from edge_cl.export.options import Options
+from edge_cl.export.tensors import Tensors, tensors_of
+from edge_cl.feature_map import FeatureMap
+from edge_cl.head import Head
+
+MAX_DIFFERENCE = 1e-4  # of probabilities, and of others in units of the largest value
+RESIZED = (
+    0.05  # of features of images that the graph has resized, in units of their length: a grey level here and there
+)
+
+Probe = tuple[dict[str, Any], Floats]  # inputs of N samples, and their features (N, d)
+
+
+def probes_of(base: onnx.ModelProto, learnt: Learnt, options: Options) -> list[Probe]:
+    """Return probe samples as the model takes them, with the features that it should find.
+
+    Args:
+        base: what gives the export's features.
+        learnt: what is exported.
+        options: of the export.
+
+    Raises:
+        ExportError: features are not the learner's.
+    """
+    name = base.graph.input[0].name
+    if name == FEATURES:
+        features = learnt.probe_features()
+        return [({FEATURES: features}, features)]
+    backbone = learnt.backbone
+    assert backbone is not None
+    sources = learnt.probe_images()
+    is_same = not (options.preprocess or options.fp16 or options.int8)
+    session = backbone.session if is_same else open_session(base.SerializeToString(), "cpu")
+    if name == PIXELS:
+        pixels = backbone.pixels(sources)
+        return [({PIXELS: pixels}, session.run([FEATURES], {PIXELS: pixels})[0])]
+    images = [read_rgb(source) for source in sources]
+    probes = [({IMAGE: image[None]}, session.run([FEATURES], {IMAGE: image[None]})[0]) for image in images]
+    wanted = backbone.extract(images).features
+    for (_, found), want in zip(probes, wanted, strict=True):
+        difference = float(np.linalg.norm(found[0] - want) / max(float(np.linalg.norm(want)), 1e-12))
+        if not (difference <= RESIZED or options.int8):
+            raise ExportError(f"features of an image that the graph resized differ by {difference:.2g} of their length")
+    return probes
+
+
+def random_probes(base: onnx.ModelProto, feature_map: FeatureMap) -> list[Probe]:
+    """Return generated samples as a base takes them, with the features that it makes of them."""
+    value = base.graph.input[0]
+    rng = np.random.default_rng(0)
+    if value.name == FEATURES:
+        features = rng.normal(size=(N_PROBES, feature_map.n_inputs)).astype(np.float32)
+        return [({FEATURES: features}, features)]
+    if value.name == IMAGE:
+        samples: Any = rng.integers(0, 256, (1, 40, 60, 3)).astype(np.uint8)
+    else:
+        sides = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
+        samples = rng.uniform(-1, 1, (N_PROBES, *sides)).astype(np.float32)
+    inputs = {value.name: samples}
+    return [(inputs, open_session(base.SerializeToString(), "cpu").run([FEATURES], inputs)[0])]
+
+
+def prove_base(base: onnx.ModelProto, probes: list[Probe]) -> None:
+    """Refuse a backbone whose features are not the learner's.
+
+    Raises:
+        ExportError: they are not.
+    """
+    session = open_session(base.SerializeToString(), "cpu")
+    for inputs, features in probes:
+        _check(FEATURES, session.run([FEATURES], inputs)[0], features, _largest(features))
+
+
+def prove(model: onnx.ModelProto, probes: list[Probe], answering: tuple[Head, FeatureMap], options: Options) -> None:
+    """Refuse a model whose answers are not the head's, in a batch and one by one.
+
+    Args:
+        model: the export.
+        probes: of `probes_of`.
+        answering: the head whose answers are wanted, and the feature map before it.
+        options: of the export.
+
+    Raises:
+        ExportError: they are not; it says which, and by how much.
+    """
+    head, feature_map = answering
+    try:
+        session = open_session(model.SerializeToString(), "cpu")
+        names = [output.name for output in session.get_outputs()]
+        for inputs, features in probes:
+            for stop in {len(features), 1}:
+                cut = {name: value[:stop] for name, value in inputs.items()}
+                found = dict(zip(names, session.run(names, cut), strict=True))
+                wanted = _answers(head, feature_map, features[:stop])
+                _compare(found, wanted, options, tensors_of(head))
+        if options.kind == "live" and head.kind != "regression":
+            _prove_growth(session, probes[0], head, options)
+    except SessionError as error:
+        raise ExportError(str(error).replace("backbone: ", "")) from None
+    except ExportError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions derive from Exception alone
+        raise ExportError(f"onnxruntime cannot run it: {first_line(error)}") from None
+
+
+def _answers(head: Head, feature_map: FeatureMap, features: Floats) -> dict[str, Floats]:
+    mapped = feature_map.apply(features)
+    logits = head.logits(mapped)
+    if head.kind == "regression":
+        return {VALUES: logits}
+    return {LOGITS: logits, PROBABILITIES: head.predict(mapped), FEATURES: features, "mapped": mapped}
+
+
+def _compare(found: dict[str, Any], wanted: dict[str, Floats], options: Options, tensors: Tensors) -> None:
+    """Compare what a model gives with what is wanted.
+
+    Raises:
+        ExportError: they differ.
+    """
+    for name in (LOGITS, PROBABILITIES, VALUES, FEATURES):
+        if name in found:
+            want = wanted[name]
+            _check(name, found[name], want, 1.0 if name == PROBABILITIES else _largest(want))
+    if options.top_k:
+        best, rows = (found[name] for name in TOP)
+        order = -np.sort(-found[PROBABILITIES], axis=1)[:, : options.top_k]
+        _check(TOP[0], best, order, 1.0)
+        _check(TOP[1], np.take_along_axis(found[PROBABILITIES], rows, axis=1), order, 1.0)
+    if options.cam:
+        means = found[CAM].mean(axis=(2, 3), dtype=np.float64)
+        _check(CAM, means + bias_of_best(tensors, wanted["mapped"]), wanted[LOGITS], _largest(wanted[LOGITS]))
+
+
+def _check(name: str, found: Floats, want: Floats, scale: float) -> None:
+    """Compare one output.
+
+    Raises:
+        ExportError: it differs.
+    """
+    difference, limit = float(np.abs(found - want).max()), MAX_DIFFERENCE * scale
+    if not difference <= limit:
+        raise ExportError(f"{name} in onnxruntime differ by {difference:.2g} from the learner's, more than {limit:.2g}")
+
+
+def _largest(values: Floats) -> float:
+    return max(1.0, float(np.abs(values).max()))
+
+
+def _prove_growth(session: Any, probe: Probe, head: Head, options: Options) -> None:
+    """Refuse a live model that does not take a head of one more class.
+
+    Raises:
+        ExportError: it does not.
+    """
+    inputs, _ = probe
+    logits = session.run([LOGITS], inputs)[0]
+    grown = session.run([LOGITS], {**inputs, **tensors_of(head.grow(["one more"]), is_int8=options.int8)})[0]
+    if grown.shape[1] != logits.shape[1] + 1:
+        raise ExportError(f"a head of one class more gives {grown.shape[1]} logits instead of {logits.shape[1] + 1}")
+    _check(LOGITS, grown[:, :-1], logits, _largest(logits))

@@ -1,0 +1,147 @@
+"""An export read back: its head, and what it says of itself; whatever does not fit together is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edge_cl.errors import ExportError, InputError
+from edge_cl.export.metadata import DIGEST, FORMAT
+from edge_cl.export.options import Options
+from edge_cl.export.tensors import LOOKS, NAMES, Tensors, digest_of, head_from
+from edge_cl.feature_map import FeatureMap
+from edge_cl.head import HEADS, Head
+from edge_cl.inputs import clean_name
+
+MAX_BYTES = (1 << 31) - 1  # protobuf's limit
+FORM = ("edge_cl.kind", "edge_cl.options", "edge_cl.input", "edge_cl.backbone_loss")  # of a file, not of its head
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export that was read.
+
+    Attributes:
+        name: of the file, for errors.
+        model: as ONNX.
+        metadata: see `edge_cl.export.metadata`.
+        options: it was made with.
+        tensors: of its head.
+        head: the same.
+        feature_map: before the head.
+        version: of the state it was made from.
+    """
+
+    name: str
+    model: onnx.ModelProto
+    metadata: dict[str, str]
+    options: Options
+    tensors: Tensors
+    head: Head
+    feature_map: FeatureMap
+    version: int
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Return the model in a file.
+
+    Raises:
+        ExportError: it cannot be read, or is no ONNX.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        model = onnx.load_from_string(data)
+    except Exception:  # protobuf's classes differ between its versions
+        model = onnx.ModelProto()
+    if not (model.graph.node or model.graph.input or model.graph.output):
+        raise ExportError(f"{path}: expected an ONNX model; found {len(data):,} bytes of something else")
+    return model
+
+
+def read_export(path: Path) -> Export:
+    """Return the export in a file.
+
+    Raises:
+        ExportError: it is no ONNX, no export of a head, of another format, or damaged.
+    """
+    model = load_onnx(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return as_export(str(path), model, metadata, read_tensors(model))
+
+
+def read_tensors(model: onnx.ModelProto) -> Tensors:
+    """Return the head's tensors in a model."""
+    found = {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer if weight.name in NAMES}
+    if any(entry.key == "edge_cl.head" and entry.value == "linear" for entry in model.metadata_props):
+        found.setdefault(LOOKS, np.zeros((1, 1), np.int64))  # a graph of one look for each class does without
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def check_metadata(name: str, metadata: dict[str, str]) -> None:
+    """Refuse what is no export of ours.
+
+    Raises:
+        ExportError: it is none, or of another format.
+    """
+    found = metadata.get("edge_cl.format")
+    if found is None or "edge_cl.kind" not in metadata:
+        if found is None:
+            raise ExportError(f"{name}: expected an export of edge_cl; found an ONNX model without its metadata")
+        raise ExportError(f"{name}: its format is {found}, this edge_cl reads {FORMAT}; export it again")
+    if found != FORMAT:
+        raise ExportError(f"{name}: its format is {found}, this edge_cl reads {FORMAT}; export it again")
+
+
+def as_export(name: str, model: onnx.ModelProto, metadata: dict[str, str], tensors: Tensors) -> Export:
+    """Return the export that a model, metadata and tensors make.
+
+    Raises:
+        ExportError: they do not fit together.
+    """  # noqa: DOC501
+    check_metadata(name, metadata)
+    if metadata["edge_cl.kind"] == "backbone":
+        raise ExportError(f"{name}: is a backbone alone; its head is head.onnx beside it")
+    try:
+        kind, version = metadata["edge_cl.head"], int(metadata["edge_cl.version"])
+        if kind not in HEADS:
+            raise ValueError(f"a head of kind {kind!r}")
+        classes = _names(metadata, kind)
+        options = Options.from_json(metadata["edge_cl.options"])
+        feature_map = FeatureMap(**json.loads(metadata["edge_cl.feature_map"]))
+        if digest_of(tensors, stable(metadata)) != metadata[DIGEST]:
+            raise ValueError("its digest is that of something else")
+        head = head_from(tensors, classes, kind, has_tasks="edge_cl.tasks" in metadata)
+        if head.weights.shape[1] != feature_map.dim:
+            raise ValueError(f"{feature_map.dim} features for rows of {head.weights.shape[1]}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0][:160]
+        raise ExportError(f"{name}: damaged: {what}; export it again") from None
+    return Export(name, model, metadata, options, tensors, head, feature_map, version)
+
+
+def stable(metadata: dict[str, str]) -> dict[str, str]:
+    """Return what metadata says of the head, whatever kind of file it is in."""
+    return {key: value for key, value in metadata.items() if key not in FORM and key != DIGEST}
+
+
+def _names(metadata: dict[str, str], kind: str) -> tuple[str, ...]:
+    """Return the names of classes or outputs.
+
+    Raises:
+        ValueError: they are none.
+    """
+    names: Any = json.loads(metadata["edge_cl.outputs" if kind == "regression" else "edge_cl.classes"])
+    if not isinstance(names, list) or len(set(map(str, names))) != len(names):
+        raise ValueError("class names that are no list, or twice the same")
+    if any(not isinstance(name, str) or clean_name(name) != name for name in names):
+        raise ValueError("class names that cannot be names")
+    return tuple(names)
