@@ -270,7 +270,10 @@ class Learner(Teaching):
 
         head, extras = self.head, Extras(images, delta_from, card)
         options = Options(kind, opset, int8, fp16, preprocess, top_k, features, cam, max_loss)
-        options = options.checked(has_backbone=self._info is not None, is_regression=head.kind == "regression")
+        is_linear = head.hidden is None and not self._current.settings.random_features
+        options = options.checked(
+            has_backbone=self._info is not None, is_regression=head.kind == "regression", is_linear=is_linear
+        )
         return export_version(
             Path(path), self._source(needs_backbone=options.has_images), options, extras.checked(options)
         )

@@ -14,14 +14,16 @@ from edge_cl.export.quantise import halve_backbone, quantise_backbone
 from edge_cl.export.tensors import NAMES
 
 IMAGE = "image"
-OUTPUTS = frozenset({"logits", "probabilities", "values", "top_probabilities", "top_indices", "cam"})
+OUTPUTS = frozenset({IMAGE, "logits", "probabilities", "values", "top_probabilities", "top_indices", "cam"})
 
 
 def features_base(n_inputs: int, opset: int) -> onnx.ModelProto:
     """Return a model whose input are the features (N, d) themselves."""
     features = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["N", n_inputs])
     graph = helper.make_graph([], "edge_cl", [features], [])
-    return _named(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset or OPSET)]))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset or OPSET)])
+    model.ir_version = IR_VERSION  # and not onnx's newest, which older runtimes refuse
+    return _named(model)
 
 
 def backbone_base(backbone: Backbone, options: Options, images: list[str]) -> onnx.ModelProto:

@@ -47,12 +47,13 @@ class Options:
         """Whether images come in, of a state that has a backbone."""
         return self.kind in {"model", "live", "split"}
 
-    def checked(self, *, has_backbone: bool, is_regression: bool) -> Options:
+    def checked(self, *, has_backbone: bool, is_regression: bool, is_linear: bool = True) -> Options:
         """Return the options.
 
         Args:
             has_backbone: whether samples are images.
             is_regression: whether the head gives values.
+            is_linear: whether the answers are linear in the backbone's features, but for a factor of each.
 
         Raises:
             InputError: one is out of its range, or does not go with another or with the state.
@@ -69,6 +70,8 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}: expected True or False; found {getattr(self, name)!r}")
         self._check_together(has_backbone, is_regression)
+        if self.cam and not is_linear:
+            raise InputError("cam: needs a head that is linear in the backbone's features; leave it out")
         return replace(self, max_loss=float(self.max_loss))
 
     def _check_together(self, has_backbone: bool, is_regression: bool) -> None:

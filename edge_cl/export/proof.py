@@ -17,7 +17,7 @@ from edge_cl.export.cam import CAM, bias_of_best
 from edge_cl.export.graph import LOGITS, PROBABILITIES, TOP, VALUES
 from edge_cl.export.learnt import N_PROBES, Learnt
 from edge_cl.export.options import Options
-from edge_cl.export.tensors import Tensors, tensors_of
+from edge_cl.export.tensors import Tensors, head_from, tensors_of
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head
 
@@ -172,7 +172,8 @@ def _prove_growth(session: Any, probe: Probe, head: Head, options: Options) -> N
     """
     inputs, _ = probe
     logits = session.run([LOGITS], inputs)[0]
-    grown = session.run([LOGITS], {**inputs, **tensors_of(head.grow(["one more"]), is_int8=options.int8)})[0]
+    answering = head_from(tensors_of(head), head.classes, head.kind)  # a cosine head's own rows depend on each other
+    grown = session.run([LOGITS], {**inputs, **tensors_of(answering.grow(["one more"]), is_int8=options.int8)})[0]
     if grown.shape[1] != logits.shape[1] + 1:
         raise ExportError(f"a head of one class more gives {grown.shape[1]} logits instead of {logits.shape[1] + 1}")
     _check(LOGITS, grown[:, :-1], logits, _largest(logits))
