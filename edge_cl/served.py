@@ -114,8 +114,9 @@ class StateSource(Source):
 
     def __init__(self, path: str, backbone: str | None, device: str) -> None:
         super().__init__(path)
+        self._inode = os.stat(path).st_ino if os.path.exists(path) else 0
         self._state = StateFile.open(path, read_only=True, is_shared=True)
-        self._inode = os.stat(path).st_ino
+        self._first = self._state.change
         text = self._state.settings.backbone
         if text:
             info = BackboneInfo.from_json(text)
@@ -128,8 +129,8 @@ class StateSource(Source):
         with contextlib.suppress(FileNotFoundError):
             inode = os.stat(self.name).st_ino
             if inode != self._inode:
-                return inode
-        return self._state.change
+                return inode, 0
+        return self._inode, self._state.change - self._first
 
     def read(self) -> Served:
         """Return the current version's head.
@@ -142,7 +143,7 @@ class StateSource(Source):
             if inode != self._inode:
                 renewed = StateFile.open(self.name, read_only=True, is_shared=True)
                 self._state.close()
-                self._state, self._inode = renewed, inode
+                self._state, self._inode, self._first = renewed, inode, renewed.change
         with self._state.reading():
             settings = self._state.settings
             head, version = self._state.read_head()

@@ -332,7 +332,7 @@ def test_images_of_a_state_for_features_are_refused(tmp_path: Path) -> None:
         ({"features": True}, "features"),
     ):
         with pytest.raises(InputError, match=wanted):
-            FORMS["linear"]().export(tmp_path / "a.onnx", **options)  # type: ignore[arg-type]
+            FORMS["linear"]().export(tmp_path / "a.onnx", **options)
     with pytest.raises(InputError, match="needs classes"):
         FORMS["regression"]().export(tmp_path / "a.onnx", top_k=1)
 

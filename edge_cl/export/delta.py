@@ -1,7 +1,7 @@
 """Only the rows that changed: an ONNX model that makes the tensors of a later head out of those of an earlier one.
 
-Every runtime can run it. For each tensor `T` that differs it has the initializers `T.rows` (n, ...), rows that the
-earlier one does not have, and `T.index` (R,): the later tensor is `concatenate([old.T, T.rows])[T.index]`. Its inputs
+Every runtime can run it. For each tensor `T` that differs it has the initializers `T.new` (n, ...), rows that the
+earlier one does not have, and `T.index` (R,): the later tensor is `concatenate([old.T, T.new])[T.index]`. Its inputs
 are the `old.T`, its outputs every tensor of the later head, under the names that a live model takes them by. From
 version 0, which has no head, it has no inputs. Metadata are those of the later head (`edge_cl.export.metadata`), and
 
@@ -55,15 +55,15 @@ def build_delta(before: Tensors, after: Tensors, metadata: Mapping[str, str], ve
         else:
             inputs.append(helper.make_tensor_value_info(OLD + name, TYPES[old.dtype], old.shape))
         index, is_new = _match(old, value)
-        rows = numpy_helper.from_array(np.ascontiguousarray(value[is_new]), f"{name}.rows")
+        rows = numpy_helper.from_array(np.ascontiguousarray(value[is_new]), f"{name}.new")
         constants += [rows, numpy_helper.from_array(index, f"{name}.index")]
         if not len(old):
-            nodes.append(helper.make_node("Gather", [f"{name}.rows", f"{name}.index"], [name], axis=0))
+            nodes.append(helper.make_node("Gather", [f"{name}.new", f"{name}.index"], [name], axis=0))
         elif not is_new.any():
             constants.remove(rows)
             nodes.append(helper.make_node("Gather", [OLD + name, f"{name}.index"], [name], axis=0))
         else:
-            both = [OLD + name, f"{name}.rows"]
+            both = [OLD + name, f"{name}.new"]
             nodes.append(helper.make_node("Concat", both, [f"{name}.both"], axis=0))
             nodes.append(helper.make_node("Gather", [f"{name}.both", f"{name}.index"], [name], axis=0))
     graph = helper.make_graph(nodes, "edge_cl", inputs, outputs, constants)
@@ -80,7 +80,7 @@ def build_delta(before: Tensors, after: Tensors, metadata: Mapping[str, str], ve
 
 def rows_of(model: onnx.ModelProto) -> int:
     """Return how many rows a delta carries, of weights and of hidden units."""
-    names = {"head.weights.rows", "head.units.rows"}
+    names = {"head.weights.new", "head.units.new"}
     return sum(int(weight.dims[0]) for weight in model.graph.initializer if weight.name in names)
 
 
@@ -99,7 +99,12 @@ def apply_delta(path: Path, old: Export) -> Export:
     check_metadata(str(path), metadata)
     if metadata["edge_cl.kind"] != KIND:
         raise ExportError(f"{path}: expected a delta; found an export of kind {metadata['edge_cl.kind']!r}")
-    base = metadata.get("edge_cl.delta_base")
+    base, made = metadata.get("edge_cl.delta_base"), '"int8": true' in metadata.get("edge_cl.options", "")
+    if made != old.options.int8:
+        forms = [("int8" if is_int8 else "float32") for is_int8 in (made, old.options.int8)]
+        raise ExportError(
+            f"{path}: is for heads of {forms[0]} rows, but {old.name} has {forms[1]}; export it for those"
+        )
     begins = metadata.get("edge_cl.delta_from", "?")
     if begins != "0" and digest_of(old.tensors, {}) != base:
         raise ExportError(

@@ -20,6 +20,10 @@ from edge_cl.head import HEADS, Head
 from edge_cl.inputs import clean_name
 
 MAX_BYTES = (1 << 31) - 1  # protobuf's limit
+_OTHERS = {
+    "backbone": "a backbone alone; its head is head.onnx beside it",
+    "delta": "a delta; apply it to an earlier export: edge-cl patch",
+}
 FORM = ("edge_cl.kind", "edge_cl.options", "edge_cl.input", "edge_cl.backbone_loss")  # of a file, not of its head
 
 
@@ -75,12 +79,20 @@ def read_export(path: Path) -> Export:
     """
     model = load_onnx(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return as_export(str(path), model, metadata, read_tensors(model))
+    return as_export(str(path), model, metadata, read_tensors(str(path), model))
 
 
-def read_tensors(model: onnx.ModelProto) -> Tensors:
-    """Return the head's tensors in a model."""
-    found = {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer if weight.name in NAMES}
+def read_tensors(name: str, model: onnx.ModelProto) -> Tensors:
+    """Return the head's tensors in a model.
+
+    Raises:
+        ExportError: they are none.
+    """
+    weights = [weight for weight in model.graph.initializer if weight.name in NAMES]
+    try:
+        found = {weight.name: numpy_helper.to_array(weight) for weight in weights}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ExportError(f"{name}: damaged: {error}; export it again") from None
     if any(entry.key == "edge_cl.head" and entry.value == "linear" for entry in model.metadata_props):
         found.setdefault(LOOKS, np.zeros((1, 1), np.int64))  # a graph of one look for each class does without
     return {name: found[name] for name in NAMES if name in found}
@@ -108,8 +120,8 @@ def as_export(name: str, model: onnx.ModelProto, metadata: dict[str, str], tenso
         ExportError: they do not fit together.
     """  # noqa: DOC501
     check_metadata(name, metadata)
-    if metadata["edge_cl.kind"] == "backbone":
-        raise ExportError(f"{name}: is a backbone alone; its head is head.onnx beside it")
+    if metadata["edge_cl.kind"] in _OTHERS:
+        raise ExportError(f"{name}: is {_OTHERS[metadata['edge_cl.kind']]}")
     try:
         kind, version = metadata["edge_cl.head"], int(metadata["edge_cl.version"])
         if kind not in HEADS:
