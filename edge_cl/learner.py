@@ -246,7 +246,7 @@ class Learner(Teaching):
             kind: `model` (one ONNX file, image to answers), `head` (features to answers), `live` (a model that takes
                 a later head with each call), `split` (backbone.onnx, written once, and head.onnx), or `c` (the head as
                 one C99 file).
-            opset: of ONNX, 13 to 21; 0: 17, or 18 with `preprocess`.
+            opset: of ONNX, 13 to 20; 0: 17, or 18 with `preprocess`.
             int8: rows of the head become int8, each with a scale, and the backbone too if there are `images` to
                 calibrate it on.
             fp16: the backbone computes in half precision, for GPUs.

@@ -141,7 +141,7 @@ def _flipped(learner: Learner, path: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Learner, Path], object], str]] = {
     "of another version": (_other_version, "goes from version 2 to 3"),
     "cut short": (_cut_short, "d.onnx"),
-    "a flipped bit": (_flipped, "damaged: its digest"),
+    "a flipped bit": (_flipped, "damaged: its checksum"),
     "no delta": (lambda learner, path: learner.export(path / "d.onnx", "head"), "expected a delta; found an export"),
     "no onnx": (lambda _, path: (path / "d.onnx").write_text("hello"), "expected an ONNX model; found 5 bytes"),
     "nothing": (lambda *_: None, "cannot be read: No such file"),
@@ -211,7 +211,7 @@ def _rename(model: onnx.ModelProto) -> None:
 
 TAMPERED: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "the graph": (_add_to_bias, "does not agree: logits in onnxruntime differ by"),
-    "a name": (_rename, "damaged: its digest"),
+    "a name": (_rename, "damaged: its checksum"),
     "no metadata": (lambda model: model.ClearField("metadata_props"), "found an ONNX model without its metadata"),
     "a tensor": (lambda model: model.graph.initializer[0].dims.__setitem__(0, 3), "a.onnx"),
 }

@@ -179,7 +179,7 @@ def test_top_k_names_the_most_probable_classes_the_lower_row_first(tmp_path: Pat
         assert run(tmp_path / "a.onnx", "top_indices", features=asked(), **more)[0].shape == (40, 9)
 
 
-@pytest.mark.parametrize("opset", [13, 15, 16, 17, 18, 19, 21])
+@pytest.mark.parametrize("opset", [13, 15, 16, 17, 18, 19, 20])
 @pytest.mark.parametrize("form", ["looking", "cosine", "mlp"])
 def test_every_opset_says_the_same(tmp_path: Path, form: str, opset: int) -> None:
     learner = FORMS[form]()
@@ -192,7 +192,7 @@ def test_every_opset_says_the_same(tmp_path: Path, form: str, opset: int) -> Non
         np.testing.assert_array_equal(found, want)
 
 
-@pytest.mark.parametrize("opset", [13, 18, 21])
+@pytest.mark.parametrize("opset", [13, 18, 20])
 def test_a_backbone_is_had_in_other_opsets(tmp_path: Path, taught: Learner, opset: int) -> None:
     taught.export(tmp_path / "a.onnx", opset=opset)
     taught.export(tmp_path / "b.onnx")
@@ -294,8 +294,8 @@ def test_mobilenet_v2_as_every_kind(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "magic"}, "kind: expected one of model, head, live, split, c; found 'magic'"),
-    ({"opset": 12}, "opset: expected 13 to 21; found 12"),
-    ({"opset": 22}, "opset: expected 13 to 21; found 22"),
+    ({"opset": 12}, "opset: expected 13 to 20; found 12"),
+    ({"opset": 21}, "opset: expected 13 to 20; found 21"),
     ({"opset": True}, "opset"),
     ({"opset": 17, "preprocess": True}, "opset: preprocess needs at least 18"),
     ({"top_k": -1}, "top_k"),

@@ -238,7 +238,7 @@ def _old_format(path: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], None], type[EdgeClError], str]] = {
     "empty": (_none, ExportError, "found 0 bytes of something else"),
     "cut short": (_short, ExportError, "a.onnx"),
-    "a flipped bit": (_flip, ExportError, "damaged: its digest"),
+    "a flipped bit": (_flip, ExportError, "damaged: its checksum"),
     "of other features": (_other_dim, BackboneMismatchError, "13 features"),
     "of a backbone": (_other_backbone, BackboneMismatchError, "but none is being served"),
     "of an older format": (_old_format, ExportError, "its format is 1, this edge_cl reads 2"),

@@ -18,7 +18,7 @@ KINDS = ("model", "head", "live", "split", "c")  # of `edge_cl.export`, which wo
 @state_argument
 @click.argument("target", type=AnyPath())
 @click.option("--kind", type=click.Choice(KINDS), default="model", show_default=True)
-@click.option("--opset", type=int, default=0, help="13 to 21; 17 by itself, 18 with --preprocess.")
+@click.option("--opset", type=int, default=0, help="13 to 20; 17 by itself, 18 with --preprocess.")
 @click.option("--preprocess", is_flag=True, help="Resize and normalise inside: uint8 images of any size in.")
 @click.option("--top-k", type=int, default=0, metavar="N", help="Also give the N most probable classes.")
 @click.option("--features", is_flag=True, help="Also give the backbone's features.")

@@ -72,9 +72,9 @@ def add_cam(chain: Chain, maps: str, mapped: str) -> None:
         chain.apply("Div", "cam.ratio", mapped, divisor)
         ratios = chain.add("Unsqueeze", "cam.ratios", chain.integers("cam.axis", [2]))
         places = chain.apply("Mul", "cam.weighed", places, ratios)
-    weights = next(node.input[1] for node in chain.nodes if node.output[0] in {LOGITS, ROWS})
-    rows = chain.apply("MatMul", "cam.rows", weights, places)
-    if LOOKS in chain.constants:
+    product = next(node for node in chain.nodes if node.output[0] in {LOGITS, ROWS})
+    rows = chain.apply("MatMul", "cam.rows", product.input[1], places)
+    if product.output[0] == ROWS:
         rows = _highest(chain, rows)
     shape = chain.apply("Concat", "cam.wanted", chain.integers("cam.kept", [0, 0]), sides, axis=0)
     chain.apply("Reshape", "cam.maps", rows, shape, output=CAM)

@@ -69,7 +69,7 @@ def build_delta(before: Tensors, after: Tensors, metadata: Mapping[str, str], ve
     graph = helper.make_graph(nodes, "edge_cl", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edge_cl")
     model.ir_version = IR_VERSION
-    base = {"edge_cl.kind": KIND, "edge_cl.delta_from": str(version), "edge_cl.delta_base": digest_of(before, {})}
+    base = {"edge_cl.kind": KIND, "edge_cl.delta_from": str(version), "edge_cl.delta_base": digest_of(before)}
     set_metadata(model, {**metadata, **base})
     feeds = {value.name: np.ascontiguousarray(before[value.name.removeprefix(OLD)]) for value in inputs}
     found = open_session(model.SerializeToString(), "cpu").run(list(after), feeds)
@@ -106,7 +106,7 @@ def apply_delta(path: Path, old: Export) -> Export:
             f"{path}: is for heads of {forms[0]} rows, but {old.name} has {forms[1]}; export it for those"
         )
     begins = metadata.get("edge_cl.delta_from", "?")
-    if begins != "0" and digest_of(old.tensors, {}) != base:
+    if begins != "0" and digest_of(old.tensors) != base:
         raise ExportError(
             f"{path}: goes from version {begins} to {metadata.get('edge_cl.version', '?')}, but {old.name} is "
             f"version {old.version}, or of another form; export the whole head"

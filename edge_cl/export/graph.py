@@ -105,9 +105,8 @@ def _rows(chain: Chain, tensors: Tensors, name: str) -> str:
 def _table(chain: Chain, tensors: Tensors, *, is_live: bool) -> str:
     """Return the name of (K, J) which rows are each class's; see `edge_cl.export.tensors`."""
     if not is_live:
-        return chain.apply(
-            "Add", "table", LOOKS, chain.constant("edge_cl.table.first", np.arange(len(tensors[LOOKS]))[:, None])
-        )
+        del chain.constants[LOOKS]  # OpenCV 4 gathers by constants alone, and folds no sums of them
+        return chain.constant(TABLE, tensors[LOOKS] + np.arange(len(tensors[LOOKS]))[:, None])
     zero, one = chain.integers("zero", 0), chain.integers("one", 1)
     chain.apply("Shape", "table.shape", LOOKS)
     shape = chain.last

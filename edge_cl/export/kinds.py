@@ -16,13 +16,13 @@ from edge_cl.export.cam import find_maps
 from edge_cl.export.delta import build_delta, rows_of
 from edge_cl.export.learnt import Learnt
 from edge_cl.export.losses import Loss, backbone_loss, head_loss, split_images
-from edge_cl.export.metadata import DIGEST, describe_backbone, describe_export, describe_head, to_json
+from edge_cl.export.metadata import CHECKSUM, describe_backbone, describe_export, describe_head, to_json
 from edge_cl.export.options import Options
 from edge_cl.export.preprocess import add_preprocessing
 from edge_cl.export.proof import probes_of, prove, prove_base
 from edge_cl.export.read import load_onnx, stable
 from edge_cl.export.target import check_target, make_folder, write_target
-from edge_cl.export.tensors import Tensors, digest_of, round_rows, tensors_of
+from edge_cl.export.tensors import Tensors, checksum_of, round_rows, tensors_of
 from edge_cl.head import Head
 
 BACKBONE, HEAD = "backbone.onnx", "head.onnx"
@@ -193,5 +193,5 @@ def _metadata(
     for name, loss in zip(("head", "backbone"), losses, strict=True):
         if loss is not None:
             metadata[f"edge_cl.{name}_loss"] = to_json(loss.to_json())
-    metadata[DIGEST] = digest_of(tensors, stable(metadata))
+    metadata[CHECKSUM] = checksum_of(tensors, stable(metadata))
     return metadata

@@ -21,7 +21,7 @@
 | edge_cl.backbone        | its name |
 | edge_cl.backbone_sha256 | of the file it was cut from |
 | edge_cl.preprocessing   | JSON, see `edge_cl.backbones.preprocessing` |
-| edge_cl.digest          | sha256 of the head's tensors and of the other keys but kind, options, input, backbone_loss |
+| edge_cl.checksum        | CRC-32 of the head's tensors and of the other keys but kind, options, input, backbone_loss |
 
 backbone.onnx has those of its input, origin and preprocessing, and its precision and opset.
 """
@@ -42,7 +42,7 @@ from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head
 
 FORMAT = "2"
-DIGEST = "edge_cl.digest"
+CHECKSUM = "edge_cl.checksum"
 
 
 def describe_head(head: Head, feature_map: FeatureMap) -> dict[str, str]:

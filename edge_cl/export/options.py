@@ -9,7 +9,7 @@ from typing import Any
 from edge_cl.errors import InputError
 
 KINDS = ("model", "head", "live", "split", "c")
-OLDEST_OPSET, NEWEST_OPSET = 13, 21  # DequantizeLinear by rows came with 13; onnxruntime 1.17 still reads 21's files
+OLDEST_OPSET, NEWEST_OPSET = 13, 20  # DequantizeLinear by rows came with 13; 20 is the last that onnxruntime 1.17 reads
 RESIZE_OPSET = 18  # the first whose Resize has antialias
 MAX_LOSS = 0.01
 _FLAGS = ("int8", "fp16", "preprocess", "features", "cam")

@@ -12,9 +12,10 @@ import onnx
 from onnx import numpy_helper
 
 from edge_cl.errors import ExportError, InputError
-from edge_cl.export.metadata import DIGEST, FORMAT
+from edge_cl.export.graph import TABLE
+from edge_cl.export.metadata import CHECKSUM, FORMAT
 from edge_cl.export.options import Options
-from edge_cl.export.tensors import LOOKS, NAMES, Tensors, digest_of, head_from
+from edge_cl.export.tensors import LOOKS, NAMES, Tensors, checksum_of, head_from
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import HEADS, Head
 from edge_cl.inputs import clean_name
@@ -88,13 +89,14 @@ def read_tensors(name: str, model: onnx.ModelProto) -> Tensors:
     Raises:
         ExportError: they are none.
     """
-    weights = [weight for weight in model.graph.initializer if weight.name in NAMES]
+    weights = [weight for weight in model.graph.initializer if weight.name in (*NAMES, TABLE)]
     try:
         found = {weight.name: numpy_helper.to_array(weight) for weight in weights}
     except (ValueError, TypeError, KeyError) as error:
         raise ExportError(f"{name}: damaged: {error}; export it again") from None
     if any(entry.key == "edge_cl.head" and entry.value == "linear" for entry in model.metadata_props):
-        found.setdefault(LOOKS, np.zeros((1, 1), np.int64))  # a graph of one look for each class does without
+        table = found.get(TABLE, np.zeros((1, 1), np.int64))  # a graph of one look for each class does without
+        found.setdefault(LOOKS, table - np.arange(len(table))[:, None])
     return {name: found[name] for name in NAMES if name in found}
 
 
@@ -129,8 +131,8 @@ def as_export(name: str, model: onnx.ModelProto, metadata: dict[str, str], tenso
         classes = _names(metadata, kind)
         options = Options.from_json(metadata["edge_cl.options"])
         feature_map = FeatureMap(**json.loads(metadata["edge_cl.feature_map"]))
-        if digest_of(tensors, stable(metadata)) != metadata[DIGEST]:
-            raise ValueError("its digest is that of something else")
+        if checksum_of(tensors, stable(metadata)) != metadata[CHECKSUM]:
+            raise ValueError("its checksum is that of something else")
         head = head_from(tensors, classes, kind, has_tasks="edge_cl.tasks" in metadata)
         if head.weights.shape[1] != feature_map.dim:
             raise ValueError(f"{feature_map.dim} features for rows of {head.weights.shape[1]}")
@@ -142,7 +144,7 @@ def as_export(name: str, model: onnx.ModelProto, metadata: dict[str, str], tenso
 
 def stable(metadata: dict[str, str]) -> dict[str, str]:
     """Return what metadata says of the head, whatever kind of file it is in."""
-    return {key: value for key, value in metadata.items() if key not in FORM and key != DIGEST}
+    return {key: value for key, value in metadata.items() if key not in FORM and key != CHECKSUM}
 
 
 def _names(metadata: dict[str, str], kind: str) -> tuple[str, ...]:
