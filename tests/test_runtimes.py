@@ -1,15 +1,7 @@
-"""Exported files in other runtimes: which of them each one runs, with the learner's answers, and which it does not.
-
-Old versions are run by interpreters of their own, `$EDGE_CL_RUNTIMES/ort-1.17/bin/python` and so on; `RUNTIMES` says
-what each needs.
-"""
+"""Exported files in other runtimes: which of them each one runs, with the learner's answers, and which it does not."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,6 +18,7 @@ from PIL import Image
 from edge_cl import Learner
 
 from .conftest import clusters, picture
+from .other_runtimes import RUNTIMES, Process
 from .run_onnx import open_onnxruntime
 from .test_looks import seen
 from .test_mlp import rings
@@ -33,43 +26,6 @@ from .test_mlp import rings
 Array = NDArray[Any]
 N_CLASSES = 7
 README = Path(__file__).resolve().parents[1] / "README.md"
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where it is, and what is missing if it is not there.
-
-    Attributes:
-        engine: of `run_onnx.py`.
-        version: what its version begins with.
-        folder: of its interpreter in $EDGE_CL_RUNTIMES; empty: that of the tests.
-        packages: that pip installs there.
-    """
-
-    engine: str
-    version: str = ""
-    folder: str = ""
-    packages: str = ""
-
-    @property
-    def python(self) -> Path:
-        """Its interpreter; the test is skipped where there is none."""
-        if not self.folder:
-            return Path(sys.executable)
-        python = Path(os.environ.get("EDGE_CL_RUNTIMES", "no-such-folder")) / self.folder / "bin" / "python"
-        if not python.exists():
-            pytest.skip(f"needs $EDGE_CL_RUNTIMES/{self.folder}, a virtual environment with {self.packages}")
-        return python
-
-
-RUNTIMES = {
-    "onnxruntime": Runtime("onnxruntime"),
-    "onnxruntime 1.17": Runtime("onnxruntime", "1.17.", "ort-1.17", "onnxruntime==1.17.3 'numpy<2'"),
-    "onnxruntime 1.23": Runtime("onnxruntime", "1.23.", "ort-1.23", "onnxruntime==1.23.2"),
-    "ONNX reference": Runtime("reference"),
-    "OpenCV 5": Runtime("opencv", "5.", "", "opencv-python-headless 5"),
-    "OpenCV 4.8": Runtime("opencv", "4.8.", "opencv-4.8", "opencv-python-headless==4.8.1.78 'numpy<2'"),
-}
 
 
 @dataclass(frozen=True)
@@ -123,63 +79,6 @@ CASES = [
     Case("`--opset 13`", "features", {"opset": 13}),
     Case("`--opset 21`", "images", {"opset": 21}, {"onnxruntime 1.17": "IR version"}),
 ]
-
-
-class Process:
-    """A runtime that answers jobs, started again after a crash."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._process: subprocess.Popen[str] | None = None
-
-    def ask(self, job: Mapping[str, Any]) -> str:
-        """Return why a job was not done; empty if it was."""
-        if self._process is None:
-            self._start()
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        answer = self._read()
-        if answer is None:
-            code = self._process.wait()
-            self.close()
-            return f"crashed with exit status {code}"
-        return str(answer["error"])
-
-    def close(self) -> None:
-        if self._process is not None:
-            with self._process as process:
-                assert process.stdin is not None
-                process.stdin.close()
-                process.wait()
-        self._process = None
-
-    def _start(self) -> None:
-        runtime, script = self._runtime, Path(__file__).with_name("run_onnx.py")
-        self._process = subprocess.Popen(
-            [runtime.python, script, runtime.engine],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # OpenCV says there in colour what it raises as well
-            text=True,
-            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-        )
-        greeting = self._read()
-        version = greeting["version"] if greeting else "none"
-        if not greeting or not version.startswith(runtime.version):
-            self.close()
-            pytest.skip(f"needs {runtime.packages or runtime.engine}; found {version}")
-
-    def _read(self) -> dict[str, Any] | None:
-        """Return the next line that is JSON; None where the process has ended."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                found: dict[str, Any] = json.loads(line)
-                return found
-        return None
 
 
 @pytest.fixture(scope="module")
