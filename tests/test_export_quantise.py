@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from edge_cl.backbones import Backbone, open_backbone
 from edge_cl.backbones.images import read_image
 from edge_cl.errors import ExportError, InputError
-from edge_cl.export.quantise import halve_backbone, quantise_backbone, quantise_rows
+from edge_cl.export.quantise import halve_backbone, open_halved, quantise_backbone, quantise_rows
 
 from .conftest import shared
 from .test_cut import model, pooled
@@ -250,6 +250,23 @@ def test_float16_features_are_those_of_float32_to_its_rounding() -> None:
     assert stored["conv"].dtype == np.float16
     # a sum of 27 products: 2^-11 each, and less for their mean
     assert distance(run(halved, batch()), run(cut_net(), batch())) <= 2**-9
+
+
+def test_a_halved_transformer_does_not_end_the_process() -> None:
+    rng = np.random.default_rng(5)
+    turned = [
+        helper.make_node("Conv", ["pixels", "patch"], ["map"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Reshape", ["map", "shape"], ["tokens"]),
+        helper.make_node("Transpose", ["tokens"], ["rows"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["rows", "mix"], ["mixed"]),
+        helper.make_node("ReduceMean", ["mixed"], ["features"], axes=[1], keepdims=0),
+    ]
+    weights = {"patch": rng.normal(size=(8, 3, 4, 4)).astype("f4"), "mix": rng.normal(size=(8, 6)).astype("f4")}
+    built = onnx.load_from_string(backbone_of(turned, weights))
+    built.graph.initializer.append(numpy_helper.from_array(np.array([0, 8, -1], np.int64), "shape"))
+    source = built.SerializeToString()
+    found = open_halved(halve_backbone(source)).run(None, {"pixels": batch()})[0]
+    assert distance(found, run(source, batch())) <= 2**-9
 
 
 def test_what_cannot_be_halved_is_one_line() -> None:
