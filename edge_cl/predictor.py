@@ -80,6 +80,11 @@ class Predictor:
         return self._served.head.classes
 
     @property
+    def n_inputs(self) -> int:
+        """Features of a sample, where samples are features; else of what the backbone makes of one."""
+        return self._served.feature_map.n_inputs
+
+    @property
     def version(self) -> int:
         """Version of the state that the head that answers now comes from."""
         return self._served.version

@@ -1,14 +1,13 @@
 """Measure what swapping heads costs an app that goes on predicting: `python tools/bench_swap.py [--backbone FILE]`.
 
-Four threads predict through one `Predictor`, one sample a call: features of D = 1280, or photos through the backbone that
-is named. Heads of K = 1000 classes are moved over the file that is being served. Each says its own version, by its names
-and by its answer, so that an answer of two heads would be seen.
+Four threads predict through one `Predictor`, one sample a call: features of D = 1280, or photos through a backbone.
+Heads of K = 1000 classes are moved over the file that is being served. Each says its own version, by its names and by its
+answer, so that an answer of two heads would be seen.
 
-    swap        from the call of `refresh` to the new head being in its place: read, checked (sha256, shapes, names, numbers)
-                and taken; the call to predict that comes next answers with it
+    swap        from the call of `refresh` to the new head being in its place: read, checked and taken
     taking      of that, the moment in which the old head gives way
     prediction  p50 of calls while heads are swapped so many times a second, by that of calls in blocks between, in which
-                none is; the first by a predictor that is watching, the second by one that only looks when it is asked
+                none is; and that of a predictor that watches by that of one that only looks when it is asked
 """
 
 from __future__ import annotations
@@ -118,10 +117,15 @@ def put(served: Path, path: Path) -> None:
     """Move another head over the one that is served, as an export does."""
     os.link(path, served.with_name("next"))
     os.replace(served.with_name("next"), served)
+    served.with_name("next").unlink(missing_ok=True)  # a rename over another name of the same file does nothing
 
 
 def swap_many(predictor: Predictor, served: Path, paths: list[Path], n_swaps: int) -> tuple[list[float], list[float]]:
-    """Return the milliseconds of swaps, and of the moments in which they were taken."""
+    """Return the milliseconds of swaps, and of the moments in which they were taken.
+
+    Raises:
+        SystemExit: a new head was not seen.
+    """
     swaps, takes, take = [], [], predictor._take
 
     def timed(new: Any) -> None:
@@ -149,6 +153,9 @@ def compare(served: Path, app: Path, paths: list[Path], samples: Any, pace: tupl
         paths: of the heads.
         samples: of a call.
         pace: swaps a second, seconds of a block, pairs of blocks.
+
+    Raises:
+        SystemExit: an answer was wrong.
     """
     per_second, seconds, n_pairs = pace
     medians: dict[str, list[float]] = {"swapping": [], "still": [], "unwatched": []}

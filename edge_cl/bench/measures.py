@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from edge_cl.errors import EdgeClError
 from edge_cl.files import write_whole
 from edge_cl.head import softmax
 from edge_cl.learner import Learner
+from edge_cl.predictor import Predictor
 from edge_cl.reports import UpdateReport
 
 BATCH = 8
@@ -133,10 +135,10 @@ def _fisher(job: Job) -> Iterator[Work]:
     yield Work(lambda: chosen.run(compute, features.size))
 
 
-def _export(job: Job) -> Iterator[Work]:
-    path = Path(job.model).with_name("again.onnx")
+def _export(kind: str, job: Job) -> Iterator[Work]:
+    path = Path(job.model).with_name(f"again-{kind}.onnx")
     with Learner.open(job.state, read_only=True, device=job.device) as learner:
-        yield Work(lambda: learner.export(path), providers=_providers(learner))
+        yield Work(lambda: learner.export(path, kind), providers=_providers(learner) if kind == "model" else [])
 
 
 def _swap(which: str, job: Job) -> Iterator[Work]:
@@ -153,6 +155,20 @@ def _swap(which: str, job: Job) -> Iterator[Work]:
         open_session(file, job.device).run(["probabilities"], {taken.name: sample})
 
     yield Work(swap, providers=session.get_providers())
+
+
+def _refresh(job: Job) -> Iterator[Work]:
+    """Give what a predictor does for a new head: it reads the file, checks it, takes it, and answers."""
+    file, times = Path(job.head), count()
+    with Predictor(file, poll_seconds=0) as predictor:
+        sample = np.zeros((1, predictor.n_inputs), np.float32)
+
+        def swap() -> None:
+            os.utime(file, ns=(next(times),) * 2)  # the clock of files ticks too slowly
+            predictor.refresh()
+            predictor.predict(sample)
+
+        yield Work(swap)
 
 
 def _providers(learner: Learner) -> list[str]:
@@ -177,9 +193,11 @@ MEASURES: dict[str, tuple[Start, tuple[str, ...]]] = {
     "learn-20": (partial(_learn, 20), _learn_rows(20)),
     "learn-200": (partial(_learn, 200), _learn_rows(200)),
     "fisher": (_fisher, (f"Fisher diagonal of the head, {FISHER_SAMPLES} samples",)),
-    "export": (_export, ("export, checked in onnxruntime",)),
+    "export": (partial(_export, "model"), ("export, checked in onnxruntime",)),
+    "export-head": (partial(_export, "head"), ("export of the head alone, checked in onnxruntime",)),
     "swap-model": (partial(_swap, "model"), ("head swap: new session of the whole model, first answer",)),
     "swap-head": (partial(_swap, "head"), ("head swap: new session of the head alone, first answer",)),
+    "swap-predictor": (_refresh, ("head swap: a predictor reads, checks and takes it, first answer",)),
 }
 
 

@@ -95,7 +95,7 @@ def round_rows(head: Head) -> Head:
 
 
 def checksum_of(tensors: Tensors, metadata: Mapping[str, str]) -> str:
-    """Return the hexadecimal CRC-32 of tensors and metadata: of damage by chance one in four thousand million is missed.
+    """Return the hexadecimal CRC-32 of tensors and metadata: damage by chance is missed once in 4e9 times.
 
     Each time a head is swapped it is worked out anew, at five times the speed of a sha256.
     """
