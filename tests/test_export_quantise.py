@@ -157,6 +157,29 @@ def test_no_two_neighbours_saturate_16_bits(quantised: bytes) -> None:
     assert n_kernels == 11
 
 
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_rounded_weights_do_not_move_the_mean(groups: int) -> None:
+    rng = np.random.default_rng(6)
+    kernel = rng.normal(size=(12, 6 // groups, 3, 3)).astype("f4")
+    kernel[:, 0, 0, 0] = 60  # the steps of the other weights are wide
+    nodes = [
+        helper.make_node("Conv", ["pixels", "turn"], ["six"]),
+        helper.make_node("Conv", ["six", "kernel", "bias"], ["map"], group=groups),
+        helper.make_node("GlobalAveragePool", ["map"], ["pool"]),
+        helper.make_node("Flatten", ["pool"], ["features"]),
+    ]
+    turn = np.kron(np.eye(3), np.ones((2, 1))).astype("f4")[:, :, None, None]
+    source = backbone_of(nodes, {"kernel": kernel, "bias": rng.normal(size=12).astype("f4"), "turn": turn})
+    pixels = (rng.normal(size=(32, 3, 16, 16)) + np.array([4, -3, 6])[:, None, None]).astype("f4")
+    made = quantise_backbone(source, [pixels[:8], pixels[8:]])
+    stored = stored_of(made)
+    lost = kernel - stored["kernel_quantized"] * stored["kernel_scale"].reshape(-1, 1, 1, 1)
+    inputs = np.repeat(np.repeat([4, -3, 6], 2).reshape(groups, -1), 12 // groups, axis=0)
+    shift = np.abs((lost.sum(axis=(2, 3)) * inputs).sum(axis=1)).max()  # without biases that make up for it
+    moved = np.abs(run(made, pixels).mean(axis=0) - run(source, pixels).mean(axis=0)).max()
+    assert moved <= 0.2 * shift
+
+
 def test_batch_normalisations_are_folded_into_the_layer_before() -> None:
     source = cut_net(has_norm=True)
     found = quantise_backbone(source, [batch()])
@@ -182,12 +205,9 @@ def test_images_do_not_depend_on_their_neighbours_in_the_batch(quantised: bytes)
     np.testing.assert_allclose(run(quantised, pixels), alone, rtol=1e-5, atol=1e-5)
 
 
-def test_the_same_images_give_the_same_bytes_in_any_order_and_process(
-    tiny: bytes, quantised: bytes, tmp_path: Path
-) -> None:
+def test_the_same_images_give_the_same_bytes_in_any_process(tiny: bytes, quantised: bytes, tmp_path: Path) -> None:
     pixels = pixels_of(16)
-    halves = [pixels[:8], pixels[8:]]
-    assert quantise_backbone(tiny, halves) == quantise_backbone(tiny, [np.zeros_like(pixels[:0]), *halves[::-1]])
+    assert quantise_backbone(tiny, iter([pixels[:0], pixels])) == quantised  # an empty batch is passed over
     (tmp_path / "tiny.onnx").write_bytes(tiny)
     np.save(tmp_path / "pixels.npy", pixels)
     script = (
@@ -281,5 +301,7 @@ def test_a_real_backbone_answers_nearly_the_same_in_int8() -> None:
     pixels = backbone.info.preprocessing.normalise(images)
     made = quantise_backbone(bytes_of(backbone), (pixels[n : n + 8] for n in range(0, 32, 8)))
     wanted = run(bytes_of(backbone), pixels[32:])
-    assert distance(run(made, pixels[32:]), wanted) <= 0.3  # 0.2; one scale a tensor 1.2, 7 bits for all weights 0.44
+    assert (
+        distance(run(made, pixels[32:]), wanted) <= 0.15
+    )  # 0.1; biases as they were 0.17, 7 bits for all weights 0.44
     assert distance(run(halve_backbone(bytes_of(backbone)), pixels[32:]), wanted) <= 0.03

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from edge_cl.backbones.cut import FEATURES, PIXELS
 from edge_cl.backbones.session import first_line, halve, open_session
 from edge_cl.errors import EdgeClError, ExportError, InputError, SessionError
+from edge_cl.export.rounding import WEIGHTED, InputMeans, correct_biases, ranges_of
 
 LARGEST = 127  # -128 would make the range lopsided, and some kernels negate
 TINY = np.finfo(np.float32).tiny  # the least scale: a smaller one has fewer bits, or is zero
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 BETWEEN = ("Add", "Mul", "Clip", "Relu", "LeakyRelu", "MaxPool", "AveragePool", "Concat")
 PREPARED = ("onnx.infer", "onnxruntime.quant")  # what onnxruntime looks for, to not ask for its own preparation
 
@@ -146,13 +146,18 @@ def _quantise(model: onnx.ModelProto, batches: Iterator[Floats], folder: Path) -
     """Return the model with its weights in int8, and with pairs of QuantizeLinear and DequantizeLinear."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 
+    means = InputMeans(model)
+
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Gives one batch after another."""
+        """Gives one batch after another, and counts it in."""
 
         def get_next(self) -> dict[str, Any] | None:
             """Return what the session runs on next."""
             batch = next(batches, None)
-            return None if batch is None else {PIXELS: batch}
+            if batch is None:
+                return None
+            means.add(batch)
+            return {PIXELS: batch}
 
     given, made = folder / "given.onnx", folder / "made.onnx"
     onnx.save(model, given)
@@ -162,48 +167,16 @@ def _quantise(model: onnx.ModelProto, batches: Iterator[Floats], folder: Path) -
         Reader(),
         op_types_to_quantize=[*WEIGHTED, *BETWEEN],
         per_channel=True,  # one scale a tensor cost a MobileNetV2 two thirds of its accuracy
-        reduce_range=False,  # 7 bits for all weights cost it 4 points; see `_largest_of_pairs`
+        reduce_range=False,  # 7 bits for all weights cost it 4 points; see `edge_cl.export.rounding`
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         # a product of two activations, as in attention, stays float32
-        extra_options={"MatMulConstBOnly": True, "TensorQuantOverrides": _ranges(model)},
+        extra_options={"MatMulConstBOnly": True, "TensorQuantOverrides": ranges_of(model)},
     )
-    return onnx.load(made)
-
-
-def _ranges(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
-    """Return by the name of weights the range that the int8 values of each output channel stand for."""
-    stored = {weights.name: weights for weights in model.graph.initializer}
-    ranges = {}
-    for node in model.graph.node:
-        if node.op_type in WEIGHTED and node.input[1] in stored:
-            numbers = {attribute.name: attribute.i for attribute in node.attribute}
-            weights = onnx.numpy_helper.to_array(stored[node.input[1]])
-            axis = 0 if node.op_type == "Conv" or numbers.get("transB") else 1
-            rows = np.moveaxis(weights.astype(np.float64), axis, 0)
-            is_depthwise = node.op_type == "Conv" and numbers.get("group", 1) == len(rows) and rows.shape[1] == 1
-            largest = np.abs(rows).reshape(len(rows), -1).max(axis=1) if is_depthwise else _largest_of_pairs(rows)
-            ends = largest.astype(np.float32)
-            ranges[node.input[1]] = [{"axis": axis, "rmin": -end, "rmax": end} for end in ends]
-    return ranges
-
-
-def _largest_of_pairs(rows: Floats) -> Floats:
-    """Return (R,) the largest size of a weight, or of the sum of two neighbours, of rows (R, C) or (R, C, h, w).
-
-    Where a processor has no VNNI, onnxruntime adds the products of two neighbouring bytes and weights in 16 bits, which
-    saturate: MobileNetV2's features were off by half of their size. They cannot where the int8 values of two neighbours
-    add up to 128 at most, 255 x 128 < 2^15, and then all processors give the same bits. Neighbours are those in the
-    order in which a kernel runs over a row: channels last, channels last in even numbers, or channels first.
-    """
-    last = np.moveaxis(rows, 1, -1)
-    largest: Floats = np.abs(rows).reshape(len(rows), -1).max(axis=1)
-    for order in (last, last.reshape(len(rows), -1), rows.reshape(len(rows), -1)):
-        even = np.pad(order, [(0, 0)] * (order.ndim - 1) + [(0, order.shape[-1] % 2)])
-        sums = np.abs(even[..., ::2] + even[..., 1::2]).reshape(len(rows), -1)
-        largest = np.maximum(largest, sums.max(axis=1))
-    return largest
+    quantised = onnx.load(made)
+    correct_biases(quantised, model, means.by_weights())
+    return quantised
 
 
 def _restore(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
