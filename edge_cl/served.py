@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_cl.backbones import Backbone, BackboneInfo, reopen_backbone
 from edge_cl.backbones.preprocessing import METADATA_KEY, resolve
+from edge_cl.backbones.session import has_cuda
 from edge_cl.errors import BackboneMismatchError, ExportError, InputError, StateError
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head
@@ -214,7 +215,8 @@ def _as_backbone(name: str, model: onnx.ModelProto, device: str) -> Backbone:
     Raises:
         ExportError: there is none.
     """
-    from edge_cl.export.base import base_of
+    from edge_cl.export.base import base_of, open_base
+    from edge_cl.export.options import Options
 
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata or "edge_cl.backbone_sha256" not in metadata:
@@ -225,6 +227,10 @@ def _as_backbone(name: str, model: onnx.ModelProto, device: str) -> Backbone:
         raise ExportError(f"{name}: damaged: {error}") from None
     of_file = (metadata.get("edge_cl.backbone", name), "", "", metadata["edge_cl.backbone_sha256"])
     info = BackboneInfo(*of_file, 0, preprocessing)
-    backbone = Backbone(info, base_of(model, keeps_resize=False).SerializeToString(), device)
+    base = base_of(model, keeps_resize=False)
+    backbone = Backbone(info, base.SerializeToString(), device)
+    is_half = metadata.get("edge_cl.precision") == "float16" or '"fp16": true' in metadata.get("edge_cl.options", "")
+    if is_half and (device == "cpu" or not has_cuda()):
+        backbone.session = open_base(base, Options(fp16=True))
     backbone.info = replace(info, dim=backbone.measure_dim())
     return backbone

@@ -14,6 +14,7 @@ import pytest
 
 from edge_cl import Learner
 from edge_cl.errors import ExportError, InputError, StateError
+from edge_cl.export.c_source import to_c
 from edge_cl.export.tensors import NAMES, head_from, round_rows, tensors_of
 from edge_cl.look_rows import LookRows
 
@@ -363,3 +364,12 @@ def test_tensors_are_the_head_and_back(form: str, is_int8: bool) -> None:
     for name, value in tensors.items():
         if not is_int8:
             np.testing.assert_array_equal(again[name], value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_head_as_c_is_the_text_that_the_tests_of_c_compile(tmp_path: Path, form: str) -> None:
+    learner = FORMS[form]()
+    report = learner.export(tmp_path / "head.c", "c")
+    feature_map = learner._current.settings.feature_map(DIM)
+    assert (tmp_path / "head.c").read_text() == to_c(learner.head, feature_map, learner.version)
+    assert report.n_bytes == (tmp_path / "head.c").stat().st_size

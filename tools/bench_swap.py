@@ -1,13 +1,13 @@
 """Measure what swapping heads costs an app that goes on predicting: `python tools/bench_swap.py [--backbone FILE]`.
 
 Four threads predict through one `Predictor`, one sample a call: features of D = 1280, or photos through a backbone.
-Heads of K = 1000 classes are moved over the file that is being served. Each says its own version, by its names and by its
-answer, so that an answer of two heads would be seen.
+Heads of K = 1000 classes are moved over the file that is being served. Each says its own version, by its names and
+by its answer, so that an answer of two heads would be seen.
 
     swap        from the call of `refresh` to the new head being in its place: read, checked and taken
     taking      of that, the moment in which the old head gives way
-    prediction  p50 of calls while heads are swapped so many times a second, by that of calls in blocks between, in which
-                none is; and that of a predictor that watches by that of one that only looks when it is asked
+    prediction  p50 of calls while heads are swapped so many times a second, by that of calls in blocks between, in
+                which none is; and that of a predictor that watches by that of one that only looks when it is asked
 """
 
 from __future__ import annotations

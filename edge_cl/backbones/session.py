@@ -90,6 +90,13 @@ def halve(model: Path | bytes) -> Path | bytes:
     return cache.store(f"half-{hashlib.sha256(data).hexdigest()[:32]}", build)
 
 
+def has_cuda() -> bool:
+    """Return whether onnxruntime was built for CUDA."""
+    import onnxruntime
+
+    return CUDA in onnxruntime.get_available_providers()
+
+
 def is_on_gpu(session: Any) -> bool:
     """Return whether a session computes on the GPU."""
     return CUDA in session.get_providers()

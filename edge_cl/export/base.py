@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import TensorProto, helper
 
 from edge_cl.backbones import Backbone
 from edge_cl.backbones.cut import FEATURES, IR_VERSION, OPSET, PIXELS, opset_of, read_by, rename_tensors
-from edge_cl.errors import ExportError
+from edge_cl.backbones.session import first_line, open_session
+from edge_cl.errors import ExportError, SessionError
 from edge_cl.export.chain import PREFIX
 from edge_cl.export.options import RESIZE_OPSET, Options
-from edge_cl.export.quantise import halve_backbone, quantise_backbone
+from edge_cl.export.quantise import halve_backbone, open_halved, quantise_backbone
 from edge_cl.export.tensors import NAMES
 
 IMAGE = "image"
@@ -77,6 +80,21 @@ def base_of(model: onnx.ModelProto, *, keeps_resize: bool = True) -> onnx.ModelP
     base = helper.make_model(graph, opset_imports=model.opset_import, functions=list(model.functions))
     base.ir_version = model.ir_version
     return _named(base)
+
+
+def open_base(model: onnx.ModelProto, options: Options) -> Any:
+    """Return an onnxruntime session on the CPU of an export, or of what gives its features.
+
+    Raises:
+        SessionError: onnxruntime cannot open it.
+    """
+    data = model.SerializeToString()
+    if not options.fp16:
+        return open_session(data, "cpu")
+    try:
+        return open_halved(data)
+    except Exception as error:  # onnxruntime's exceptions derive from Exception alone
+        raise SessionError(f"onnxruntime cannot open it: {first_line(error)}") from None
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,10 +12,11 @@ import onnx
 from edge_kernels.arrays import Floats
 
 from edge_cl.backbones.cut import FEATURES
-from edge_cl.backbones.session import open_session
 from edge_cl.errors import ExportError
+from edge_cl.export.base import open_base
 from edge_cl.export.chain import Chain
 from edge_cl.export.graph import LOGITS, ROWS, TABLE
+from edge_cl.export.options import Options
 from edge_cl.export.tensors import BIAS, LOOKS, WEIGHTS, Tensors
 
 CAM = "cam"
@@ -23,13 +24,14 @@ CLOSE = 1e-3  # of the means of maps and the features, in units of the largest
 _AHEAD = 12  # nodes before the features among which the maps are looked for
 
 
-def find_maps(base: onnx.ModelProto, inputs: dict[str, Floats], name: str) -> str:
+def find_maps(base: onnx.ModelProto, inputs: dict[str, Floats], name: str, options: Options) -> str:
     """Return the tensor (N, D, h, w) whose means over places are the features.
 
     Args:
         base: ends in the features.
         inputs: samples to try it on.
         name: of the backbone, for the error.
+        options: of the export.
 
     Raises:
         ExportError: there is none: the backbone does not end in an average over places.
@@ -44,7 +46,7 @@ def find_maps(base: onnx.ModelProto, inputs: dict[str, Floats], name: str) -> st
     probe.CopyFrom(base)
     made = [name for name in names if name in makers]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
-    features, *found = open_session(probe.SerializeToString(), "cpu").run([FEATURES, *made], inputs)
+    features, *found = open_base(probe, options).run([FEATURES, *made], inputs)
     for maps, place in zip(found, made, strict=True):
         if maps.ndim == 4 and maps.shape[2:] != (1, 1) and maps.shape[:2] == features.shape:
             if np.allclose(maps.mean(axis=(2, 3)), features, rtol=0, atol=CLOSE * float(np.abs(features).max())):

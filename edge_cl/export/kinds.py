@@ -116,7 +116,7 @@ def _split(path: Path, learnt: Learnt, options: Options) -> ExportReport:
         _check_backbone(path, learnt, options)
     else:
         base, loss = _images_base(learnt.backbone, learnt, options)
-        prove_base(base, probes_of(base, learnt, options))
+        prove_base(base, probes_of(base, learnt, options), options)
         set_metadata(base, describe_backbone(options, learnt.backbone.info, has_images=bool(learnt.images)))
         data = base.SerializeToString()
         write_target(path / BACKBONE, data)
@@ -160,7 +160,7 @@ def _images_base(backbone: Backbone, learnt: Learnt, options: Options) -> tuple[
     base, loss = backbone_base(backbone, options, calibrating), None
     if options.fp16 or calibrating:
         what = f"{'fp16' if options.fp16 else 'int8'}: the backbone"
-        loss = backbone_loss(learnt, base, asked).checked(what, options.max_loss)
+        loss = backbone_loss(learnt, base, asked, options).checked(what, options.max_loss)
     if options.preprocess:
         base = add_preprocessing(base, backbone.info.preprocessing)
     return base, loss
@@ -174,7 +174,7 @@ def _write_head(
     if options.int8:
         of_head, head = head_loss(learnt).checked("int8: the head", options.max_loss), round_rows(learnt.head)
     probes = probes_of(base, learnt, options)
-    maps = find_maps(base, probes[0][0], learnt.backbone.info.name) if options.cam and learnt.backbone else ""
+    maps = find_maps(base, probes[0][0], learnt.backbone.info.name, options) if options.cam and learnt.backbone else ""
     tensors = tensors_of(learnt.head, is_int8=options.int8)
     model = build(base, tensors, (head, learnt.feature_map), options, maps)
     set_metadata(model, _metadata(learnt, options, tensors, (of_head, of_backbone)))

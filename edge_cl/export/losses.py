@@ -11,9 +11,10 @@ from edge_kernels.arrays import Floats, Ints
 
 from edge_cl.backbones.backbone import BATCH
 from edge_cl.backbones.cut import FEATURES, PIXELS
-from edge_cl.backbones.session import open_session
 from edge_cl.errors import ExportError
+from edge_cl.export.base import open_base
 from edge_cl.export.learnt import Learnt
+from edge_cl.export.options import Options
 from edge_cl.export.tensors import round_rows
 from edge_cl.head import Head
 
@@ -74,19 +75,20 @@ def split_images(learnt: Learnt) -> tuple[list[str], list[int]]:
     return [learnt.images[n] for n in sorted(order[:n_calibrated])], sorted(order[n_calibrated:].tolist())
 
 
-def backbone_loss(learnt: Learnt, base: onnx.ModelProto, places: list[int]) -> Loss:
+def backbone_loss(learnt: Learnt, base: onnx.ModelProto, places: list[int], options: Options) -> Loss:
     """Return what a backbone of a smaller format costs the learner's answers.
 
     Args:
         learnt: what is exported.
         base: the smaller one, from pixels to features.
         places: of the images that are asked; none: generated ones are.
+        options: of the export.
     """
     backbone = learnt.backbone
     assert backbone is not None
     sources: list[Any] = [learnt.images[place] for place in places] or learnt.probe_images()
     labels = np.array([learnt.labels[place] for place in places] if learnt.labels else [], np.int64)
-    session = open_session(base.SerializeToString(), "cpu")
+    session = open_base(base, options)
     blocks = []
     for start in range(0, len(sources), BATCH):
         pixels = backbone.pixels(sources[start : start + BATCH])

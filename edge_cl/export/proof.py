@@ -10,9 +10,9 @@ from edge_kernels.arrays import Floats
 
 from edge_cl.backbones import read_rgb
 from edge_cl.backbones.cut import FEATURES, PIXELS
-from edge_cl.backbones.session import first_line, open_session
+from edge_cl.backbones.session import first_line
 from edge_cl.errors import ExportError, SessionError
-from edge_cl.export.base import IMAGE
+from edge_cl.export.base import IMAGE, open_base
 from edge_cl.export.cam import CAM, bias_of_best
 from edge_cl.export.graph import LOGITS, PROBABILITIES, TOP, VALUES
 from edge_cl.export.learnt import N_PROBES, Learnt
@@ -48,7 +48,7 @@ def probes_of(base: onnx.ModelProto, learnt: Learnt, options: Options) -> list[P
     assert backbone is not None
     sources = learnt.probe_images()
     is_same = not (options.preprocess or options.fp16 or options.int8)
-    session = backbone.session if is_same else open_session(base.SerializeToString(), "cpu")
+    session = backbone.session if is_same else open_base(base, options)
     if name == PIXELS:
         pixels = backbone.pixels(sources)
         return [({PIXELS: pixels}, session.run([FEATURES], {PIXELS: pixels})[0])]
@@ -62,7 +62,7 @@ def probes_of(base: onnx.ModelProto, learnt: Learnt, options: Options) -> list[P
     return probes
 
 
-def random_probes(base: onnx.ModelProto, feature_map: FeatureMap) -> list[Probe]:
+def random_probes(base: onnx.ModelProto, feature_map: FeatureMap, options: Options) -> list[Probe]:
     """Return generated samples as a base takes them, with the features that it makes of them."""
     value = base.graph.input[0]
     rng = np.random.default_rng(0)
@@ -75,16 +75,16 @@ def random_probes(base: onnx.ModelProto, feature_map: FeatureMap) -> list[Probe]
         sides = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         samples = rng.uniform(-1, 1, (N_PROBES, *sides)).astype(np.float32)
     inputs = {value.name: samples}
-    return [(inputs, open_session(base.SerializeToString(), "cpu").run([FEATURES], inputs)[0])]
+    return [(inputs, open_base(base, options).run([FEATURES], inputs)[0])]
 
 
-def prove_base(base: onnx.ModelProto, probes: list[Probe]) -> None:
+def prove_base(base: onnx.ModelProto, probes: list[Probe], options: Options) -> None:
     """Refuse a backbone whose features are not the learner's.
 
     Raises:
         ExportError: they are not.
     """
-    session = open_session(base.SerializeToString(), "cpu")
+    session = open_base(base, options)
     for inputs, features in probes:
         _check(FEATURES, session.run([FEATURES], inputs)[0], features, _largest(features))
 
@@ -103,7 +103,7 @@ def prove(model: onnx.ModelProto, probes: list[Probe], answering: tuple[Head, Fe
     """
     head, feature_map = answering
     try:
-        session = open_session(model.SerializeToString(), "cpu")
+        session = open_base(model, options)
         names = [output.name for output in session.get_outputs()]
         for inputs, features in probes:
             for stop in {len(features), 1}:

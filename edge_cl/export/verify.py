@@ -83,7 +83,7 @@ def verify(path: Path, found: Export, learnt: Learnt) -> VerifyReport:
         if path.is_dir():
             base = base_of(load_onnx(path / BACKBONE))
             probes = probes_of(base, learnt, found.options)
-            prove_base(base, probes)
+            prove_base(base, probes, found.options)
             n_samples = sum(len(features) for _, features in probes)
         probes = probes_of(base_of(found.model), learnt, found.options)
         prove(found.model, probes, (head, learnt.feature_map), found.options)
