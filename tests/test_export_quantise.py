@@ -278,10 +278,13 @@ def test_a_halved_transformer_does_not_end_the_process() -> None:
         helper.make_node("Conv", ["pixels", "patch"], ["map"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Reshape", ["map", "shape"], ["tokens"]),
         helper.make_node("Transpose", ["tokens"], ["rows"], perm=[0, 2, 1]),
-        helper.make_node("MatMul", ["rows", "mix"], ["mixed"]),
-        helper.make_node("ReduceMean", ["mixed"], ["features"], axes=[1], keepdims=0),
+        helper.make_node("LayerNormalization", ["rows", "gain"], ["normed"], axis=-1),
+        helper.make_node("Transpose", ["normed"], ["places"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["places", "mix"], ["mixed"]),
+        helper.make_node("ReduceMean", ["mixed"], ["features"], axes=[0], keepdims=0),
     ]
     weights = {"patch": rng.normal(size=(8, 3, 4, 4)).astype("f4"), "mix": rng.normal(size=(8, 6)).astype("f4")}
+    weights["gain"] = np.ones(8, np.float32)
     built = onnx.load_from_string(backbone_of(turned, weights))
     built.graph.initializer.append(numpy_helper.from_array(np.array([0, 8, -1], np.int64), "shape"))
     source = built.SerializeToString()
