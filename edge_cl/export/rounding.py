@@ -44,8 +44,8 @@ def _largest_of_pairs(rows: Floats) -> Floats:
 
     Where a processor has no VNNI, onnxruntime adds the products of two neighbouring bytes and weights in 16 bits, which
     saturate: MobileNetV2's features were off by half of their size. They cannot where the int8 values of two neighbours
-    add up to 128 at most, 255 x 128 < 2^15; x86 with VNNI, with AVX2 and with SSE4 then gave the same bits. Neighbours
-    are those in the order in which a kernel runs over a row: channels last, channels last in even numbers, or channels first.
+    add up to 128 at most, 255 x 128 < 2^15, and then x86 with VNNI and with AVX2 alone gave the same bits. Neighbours
+    are those in the order in which a kernel runs over a row: channels last, these in even numbers, or channels first.
     """
     last = np.moveaxis(rows, 1, -1)
     largest: Floats = np.abs(rows).reshape(len(rows), -1).max(axis=1)
