@@ -51,7 +51,9 @@ def add_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> o
     pixels = graph.input[place]
     image = helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["N", "height", "width", 3])
     image.type.tensor_type.shape.dim[0].CopyFrom(pixels.type.tensor_type.shape.dim[0])
-    graph.value_info.append(pixels)
+    known = helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, ["N", 3, *preprocessing.input_size])
+    known.type.tensor_type.shape.dim[0].CopyFrom(pixels.type.tensor_type.shape.dim[0])
+    graph.value_info.append(known)
     graph.input[place].CopyFrom(image)
     chain = _Chain(taken)
     levels = _cropped(chain, preprocessing) if preprocessing.crop else _whole(chain, preprocessing)
