@@ -163,6 +163,8 @@ def test_the_rest_of_the_model_stays_as_it_was() -> None:
     assert list(built.metadata_props) == list(model.metadata_props)
     shape = built.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value or d.dim_param for d in shape] == ["N", "height", "width", 3]
+    (pixels,) = built.graph.value_info  # tools that cannot follow the crop still know what the backbone is given
+    assert [d.dim_value or d.dim_param for d in pixels.type.tensor_type.shape.dim] == ["N", 3, 8, 8]
 
 
 @pytest.mark.parametrize("crop", CROPS)

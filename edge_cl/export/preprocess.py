@@ -190,7 +190,7 @@ def _triangles(chain: _Chain, size: str, step: str, length: int) -> tuple[str, s
     reach = chain.add("Max", step, [1.0])
     first = chain.add("Relu", chain.add("Sub", chain.add("Slice", centres, [0], [1], [1]), reach))
     span = chain.add("Add", chain.add("Mul", step, [GROUP - 1.0]), chain.add("Mul", reach, [2.0]))
-    n_pixels = chain.add("Add", chain.add("Squeeze", chain.add("Cast", span, to=TensorProto.INT64)), 3)
+    n_pixels = chain.add("Add", chain.add("Squeeze", chain.add("Cast", span, to=TensorProto.INT64)), 2)
     offsets = chain.add("Cast", chain.add("Range", 0, n_pixels, 1), to=TensorProto.FLOAT)
     pixels = chain.add("Add", chain.add("Floor", first), offsets)
     distances = chain.add("Abs", chain.add("Sub", chain.add("Add", pixels, [0.5]), centres))
