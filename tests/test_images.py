@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from edge_cl.backbones.images import UnreadableImageError, read_image
@@ -146,6 +148,41 @@ def test_crop_takes_the_middle_and_none_takes_all() -> None:
     assert 0 < read_image(image, Preprocessing(input_size=(5, 5))).mean() < 255
     assert crop_of(256, 224) == 0.875
     assert crop_of(224, 224) == 1.0
+
+
+def resized(rows: np.ndarray, length: int, box: float) -> np.ndarray:
+    """Return (length, M, 3) of (L, M, 3): means under a triangle in whole 2**-22, rounded to grey levels, halves up."""
+    start = np.float32((len(rows) - box) / 2)
+    step = float(np.float32((len(rows) + box) / 2) - start) / length
+    centres = float(start) + step * (np.arange(length) + 0.5)
+    distances = np.abs(np.arange(len(rows)) + 0.5 - centres[:, None])
+    weights = np.maximum(1 - distances / max(step, 1), 0)
+    units = np.floor(weights / weights.sum(1, keepdims=True) * 2**22 + 0.5).astype(np.int64)
+    return (np.tensordot(units, rows.astype(np.int64), 1) + 2**21) >> 22
+
+
+sides = st.integers(1, 50)
+
+
+@settings(max_examples=60, deadline=None)
+@given(found=st.tuples(sides, sides), wanted=st.tuples(sides, sides), crop=st.sampled_from([0.0, 1.0, 0.875, 0.3]))
+@example(found=(40, 7), wanted=(8, 24), crop=0.0)
+@example(found=(7, 40), wanted=(24, 8), crop=0.0)
+@example(found=(301, 3), wanted=(12, 8), crop=0.0)
+@example(found=(301, 3), wanted=(400, 8), crop=0.0)
+def test_the_width_is_resized_first_whatever_the_version_of_pillow(
+    found: tuple[int, int], wanted: tuple[int, int], crop: float
+) -> None:
+    """Both passes round, so that their order shows; only lines of pixels, which would become huge, go the other way."""
+    image = np.random.default_rng(0).integers(0, 256, (*found, 3)).astype(np.uint8)
+    side = crop * min(found[0] / wanted[0], found[1] / wanted[1])
+    boxes = [side * length for length in wanted] if crop else list(found)
+    want, axes = image, [1, 0]
+    if found[0] > max(100 * found[1], wanted[0]):
+        axes = [0, 1]
+    for axis in axes:
+        want = resized(want.swapaxes(0, axis), wanted[axis], boxes[axis]).swapaxes(0, axis)
+    np.testing.assert_array_equal(Preprocessing(wanted, crop=crop).apply(Image.fromarray(image)), want)
 
 
 def test_normalised_pixels_follow_the_formula() -> None:

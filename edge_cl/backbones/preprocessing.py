@@ -88,8 +88,7 @@ class Preprocessing:
             side = self.crop * min(image.width / width, image.height / height)
             left, top = (image.width - side * width) / 2, (image.height - side * height) / 2
             box = (max(left, 0), max(top, 0), left + side * width, top + side * height)
-        if image.size != (width, height) or self.crop not in (0, 1):
-            image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        image = _resize(image, (width, height), box)
         return np.asarray(image)
 
     def normalise(self, images: NDArray[np.uint8]) -> Floats:
@@ -100,6 +99,26 @@ class Preprocessing:
         pixels *= scale[:, None, None]
         pixels -= offset[:, None, None]
         return pixels
+
+
+def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """Return the box (left, top, right, bottom) of an image at a size (width, height).
+
+    Pillow rounds to grey levels after each of its two passes, so their order is seen in a pixel of five. Its versions
+    choose it differently; two calls of one pass each give the features that learnt states were made with everywhere.
+    """
+    (left, top, right, bottom), (width, height) = box, size
+    passes = ("across", "down")
+    if image.height > max(100 * image.width, height):  # the width first would make gigabytes of a line of pixels
+        passes = ("down", "across")
+    for way in passes:
+        if way == "across":
+            shape, part = (width, image.height), (left, 0.0, right, float(image.height))
+        else:
+            shape, part = (image.width, height), (0.0, top, float(image.width), bottom)
+        if (shape, part) != (image.size, (0, 0, *image.size)):
+            image = image.resize(shape, Image.Resampling.BILINEAR, box=part)
+    return image
 
 
 def resolve(
