@@ -1,4 +1,4 @@
-"""What the graph makes of an image is what Pillow makes of it, to one grey level, in every size and crop."""
+"""What the graph makes of an image is what Pillow makes of it, to the last bit, in every size and crop."""
 
 from __future__ import annotations
 
@@ -53,17 +53,21 @@ def levels_in_graph(images: Bytes, preprocessing: Preprocessing) -> NDArray[np.f
     return levels
 
 
-def assert_close_to_pillow(images: Bytes, preprocessing: Preprocessing) -> None:
+def assert_as_pillow(images: Bytes, preprocessing: Preprocessing) -> None:
     want = np.stack([preprocessing.apply(Image.fromarray(image)) for image in images])
     found = levels_in_graph(images, preprocessing)
-    assert found.shape == want.shape
-    assert np.abs(found - want).max() <= 1  # both are whole numbers
+    if images.shape[1] > max(100 * images.shape[2], preprocessing.input_size[0]):  # `apply` does the height first
+        assert found.shape == want.shape
+        assert np.abs(found - want).max() <= 1  # both are whole numbers
+    else:
+        np.testing.assert_array_equal(found, want)
 
 
 def noise(n_images: int, height: int, width: int, seed: int = 0) -> Bytes:
-    """Return images of black and white noise, in which every misplaced weight shows most."""
-    bits = np.random.default_rng(seed).integers(0, 2, (n_images, height, width, 3))
-    return (bits * 255).astype(np.uint8)
+    """Return images of noise: of two levels, so that every misplaced weight shows most, for odd seeds of all levels."""
+    n_levels = 256 if seed % 2 else 2
+    levels = np.random.default_rng(seed).integers(0, n_levels, (n_images, height, width, 3))
+    return (levels * (255 // (n_levels - 1))).astype(np.uint8)
 
 
 sides = st.integers(1, 120)
@@ -78,23 +82,43 @@ sides = st.integers(1, 120)
 )
 @example(found=(1, 1), wanted=(17, 9), crop=0.875, seed=0)
 @example(found=(9, 120), wanted=(8, 8), crop=1.0, seed=0)
-def test_no_pixel_is_more_than_one_grey_level_from_pillow(
-    found: tuple[int, int], wanted: tuple[int, int], crop: float, seed: int
-) -> None:
-    assert_close_to_pillow(noise(1, *found, seed=seed), grey(wanted, crop))
+def test_every_pixel_is_pillows(found: tuple[int, int], wanted: tuple[int, int], crop: float, seed: int) -> None:
+    assert_as_pillow(noise(1, *found, seed=seed), grey(wanted, crop))
 
 
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("found", [(4000, 1), (1, 4000), (4000, 31), (375, 500), (1301, 997), (64, 96), (223, 225)])
 @pytest.mark.parametrize("wanted", [(224, 224), (64, 96)])
-def test_photos_of_all_sizes_too(found: tuple[int, int], wanted: tuple[int, int], crop: float) -> None:
-    assert_close_to_pillow(noise(1, *found), grey(wanted, crop))
+def test_every_pixel_of_large_images_is_pillows(found: tuple[int, int], wanted: tuple[int, int], crop: float) -> None:
+    assert_as_pillow(noise(1, *found, seed=1), grey(wanted, crop))
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_halves_go_up_as_in_pillow(crop: float) -> None:
+    """Ten pixels of each: one sum in eleven is a half but for the 22nd binary digit of its weights."""
+    assert_as_pillow(noise(1, 30, 32, seed=1), grey((300, 320), crop))
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_images_far_larger_than_the_input_are_within_one_level(crop: float) -> None:
+    images, preprocessing = noise(1, 1500, 1900, seed=1), grey((3, 2), crop)
+    want = preprocessing.apply(Image.fromarray(images[0]))
+    assert np.abs(levels_in_graph(images, preprocessing)[0] - want).max() <= 1
+
+
+@pytest.mark.parametrize("opset", [15, 17, 21])
+def test_opsets(opset: int) -> None:
+    images = noise(1, 40, 50)
+    built = add_preprocessing(passing((16, 13), opset=opset), grey((16, 13), 0.875))
+    onnx.checker.check_model(built, full_check=True)
+    found = session_of(built).run(None, {"image": images})[0]
+    np.testing.assert_array_equal(found[0].transpose(1, 2, 0), grey((16, 13), 0.875).apply(Image.fromarray(images[0])))
 
 
 @pytest.mark.parametrize("crop", CROPS)
 def test_places_are_exact_in_the_largest_input_as_well(crop: float) -> None:
-    assert_close_to_pillow(noise(1, 3999, 3), grey((4096, 2), crop))
-    assert_close_to_pillow(noise(1, 3, 3999), grey((2, 4096), crop))
+    assert_as_pillow(noise(1, 3999, 3), grey((4096, 2), crop))
+    assert_as_pillow(noise(1, 3, 3999), grey((2, 4096), crop))
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -103,7 +127,7 @@ def test_the_images_of_a_batch_do_not_mix(crop: float) -> None:
     together = levels_in_graph(images, grey((40, 24), crop))
     alone = [levels_in_graph(image[None], grey((40, 24), crop))[0] for image in images]
     np.testing.assert_array_equal(together, alone)
-    assert_close_to_pillow(images, grey((40, 24), crop))
+    assert_as_pillow(images, grey((40, 24), crop))
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -116,7 +140,7 @@ def test_real_photos(crop: float) -> None:
         with Image.open(path) as file:
             image = file.convert("RGB")
         found = session.run(None, {"image": np.asarray(image)[None]})[0][0].transpose(1, 2, 0)
-        assert np.abs(found - preprocessing.apply(image)).max() <= 1, path.name
+        np.testing.assert_array_equal(found, preprocessing.apply(image), err_msg=path.name)
 
 
 @pytest.mark.parametrize("crop", [0.0, 1.0])
@@ -145,8 +169,7 @@ def test_the_reference_evaluator_agrees(crop: float) -> None:
     images = noise(2, 40, 21)
     reference = np.asarray(next(iter(ReferenceEvaluator(model).run(None, {"image": images}))))
     found = session_of(model).run(None, {"image": images})[0]
-    assert np.abs(reference - found).max() <= 1
-    assert (reference != found).mean() < 0.01  # where float32 sums in another order fall on the other side of a half
+    np.testing.assert_array_equal(reference, found)
 
 
 def test_the_rest_of_the_model_stays_as_it_was() -> None:
@@ -185,10 +208,9 @@ def test_an_export_answers_images_as_the_learner_does(tmp_path: Path, photos: Ph
         learner.export(tmp_path / "a.onnx")
         info = learner.backbone_info
         assert info is not None
-        images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (3, 90, 77, 3)).astype(np.uint8)
         want = learner.predict(images).probabilities
-    exported = onnx.version_converter.convert_version(onnx.load(tmp_path / "a.onnx"), 18)
-    session = session_of(add_preprocessing(exported, info.preprocessing))
+    session = session_of(add_preprocessing(onnx.load(tmp_path / "a.onnx"), info.preprocessing))
     found = session.run(["probabilities"], {"image": images})[0]
     np.testing.assert_allclose(found, want, atol=1e-5)
 
@@ -196,7 +218,7 @@ def test_an_export_answers_images_as_the_learner_does(tmp_path: Path, photos: Ph
 @pytest.mark.parametrize(
     ("model", "wanted"),
     [
-        (passing((8, 8), opset=17), "needs opset 18 or later, .* the model has 17; convert it"),
+        (passing((8, 8), opset=14), "needs opset 15 or later, .* the model has 14; convert it"),
         (passing((8, 8), name="features"), r"found features float \['N', 3, 8, 8\]; export without"),
         (passing((8, 9)), r"expected an input 'pixels' float \['N', 3, 8, 8\]; found pixels float \['N', 3, 8, 9\]"),
         (passing((8, 8), inner="image"), "has a tensor 'image' already"),

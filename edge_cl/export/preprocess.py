@@ -1,14 +1,14 @@
 """Resize, crop and normalise inside the graph: `image` (N, height, width, 3) uint8 of any size in.
 
-Two ways, for one box as Pillow's `resize` sees it:
+The triangle filter of `Preprocessing.apply` written out: the width first, then the height, each rounded to whole grey
+levels. The levels are Pillow's to the last bit, whatever the runtime. The operator `Resize` cannot do that: its boxes
+begin and end at pixels, and its float32 weights send exact halves, of which resized photos have many, to either side.
 
-| crop   | how |
-|--------|-----|
-| 0      | `Resize(antialias=1)` of the whole image |
-| (0, 1] | its triangle filter written out: the box begins and ends between pixels, and no operator has such boxes |
+Pillow's weights are whole multiples of 2**-22, so that products with pixels have 30 bits, and float32 holds 24. Here a
+weight is the sum of a coarse part, whole 2**-11, and a fine rest of 2**-12 at most. The sums of both are exact in any
+order, and on a GPU that multiplies with 11 bits, for up to 64 weights: images 32 times as large as the input.
 
-Both are computed in float and rounded once. Pillow rounds after each of its two passes, in an order that depends on its
-version, and is never more than one grey level away; `Resize` on uint8 does so too, and is up to two levels from Pillow.
+Images of which `apply` resizes the height first, over 100 times as tall as wide, are within one grey level.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from edge_cl.backbones.preprocessing import Preprocessing
 from edge_cl.errors import ExportError
 
 IMAGE = "image"
-OPSET = 18  # the first in which Resize has antialias
-HALF = 0.5 + 1 / 256  # halves are common and go up, as Pillow has them, whatever the last digits of a runtime
+OPSET = 15  # the first in which Shape has start and end
 GROUP = 8  # output rows that share one window of input rows: more are fewer copies and more products with zero
 
 
@@ -34,7 +33,7 @@ def add_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> o
     """Return the model that takes `image`, where the given one takes `pixels`.
 
     Args:
-        model: its input `pixels` is (N, 3, H, W) float32; opset 18 or later.
+        model: its input `pixels` is (N, 3, H, W) float32; opset 15 or later.
         preprocessing: what `Preprocessing.apply` and `normalise` would do to the images.
 
     Returns:
@@ -56,8 +55,7 @@ def add_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> o
     graph.value_info.append(known)
     graph.input[place].CopyFrom(image)
     chain = _Chain(taken)
-    levels = _cropped(chain, preprocessing) if preprocessing.crop else _whole(chain, preprocessing)
-    _normalise(chain, levels, preprocessing)
+    _normalise(chain, _resized(chain, preprocessing), preprocessing)
     nodes = [*chain.nodes, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -80,7 +78,7 @@ def _place_of_pixels(model: onnx.ModelProto, preprocessing: Preprocessing, taken
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OPSET:
         raise ExportError(
-            f"preprocessing: needs opset {OPSET} or later, for Resize with antialias; the model has {opset}; "
+            f"preprocessing: needs opset {OPSET} or later, for Shape with start and end; the model has {opset}; "
             f"convert it: onnx.version_converter.convert_version(model, {OPSET})"
         )
     if IMAGE in taken:
@@ -125,32 +123,28 @@ class _Chain:
 
     def _constant(self, value: ArrayLike) -> str:
         array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        if array.dtype.kind == "i":
+            array = array.astype(np.int64)
         self.constants.append(numpy_helper.from_array(array, f"{self._prefix}constant{len(self.constants)}"))
         return str(self.constants[-1].name)
 
 
-def _whole(chain: _Chain, preprocessing: Preprocessing) -> str:
-    """Return the whole image squeezed to (N, 3, H, W), in float grey levels."""
-    planes = chain.add("Cast", chain.add("Transpose", IMAGE, perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
-    # Sizes of all four axes: onnxruntime's optimisers misread two sizes with `axes` where a Transpose is near.
-    sizes = chain.add("Concat", chain.add("Shape", IMAGE, end=1), [3, *preprocessing.input_size], axis=0)
-    return chain.add("Resize", planes, "", "", sizes, mode="linear", antialias=1, exclude_outside=1)
-
-
-def _cropped(chain: _Chain, preprocessing: Preprocessing) -> str:
-    """Return the box in the middle of the image, (N, 3, H, W), in float grey levels."""
+def _resized(chain: _Chain, preprocessing: Preprocessing) -> str:
+    """Return the box that the backbone sees, (N, 3, H, W), in whole grey levels."""
     height, width = preprocessing.input_size
-    sides = chain.add("Cast", chain.add("Shape", IMAGE, start=1, end=3), to=TensorProto.FLOAT)
-    fits = chain.add("ReduceMin", chain.add("Div", sides, [float(height), float(width)]))
-    step = chain.add("Mul", fits, [[[float(preprocessing.crop)]]])  # input pixels from one output pixel to the next
-    rows = _one_axis(chain, IMAGE, step, height)
-    columns = _one_axis(chain, chain.add("Transpose", rows, perm=[0, 2, 1, 3]), step, width)
-    return chain.add("Transpose", columns, perm=[0, 3, 2, 1])
+    boxes = ["", ""]
+    if preprocessing.crop:
+        sides = chain.add("Cast", chain.add("Shape", IMAGE, start=1, end=3), to=TensorProto.DOUBLE)
+        fits = chain.add("ReduceMin", chain.add("Div", sides, [float(height), float(width)]))
+        step = chain.add("Mul", fits, [float(preprocessing.crop)])
+        boxes = [chain.add("Mul", step, [float(side)]) for side in (width, height)]
+    columns = _one_axis(chain, chain.add("Transpose", IMAGE, perm=[0, 2, 3, 1]), boxes[0], (width, 3))
+    rows = _one_axis(chain, chain.add("Transpose", columns, perm=[0, 3, 2, 1]), boxes[1], (height, 3))
+    return chain.add("Transpose", rows, perm=[0, 2, 1, 3])
 
 
-def _one_axis(chain: _Chain, source: str, step: str, length: int) -> str:
-    """Return an image (N, L, M, 3) with its axis L resized to the length, as (N, length, M, 3) float.
+def _one_axis(chain: _Chain, source: str, box: str, shape: tuple[int, int]) -> str:
+    """Return an image (N, L, A, B) with its axis L resized to the length, as (N, length, A, B) in whole grey levels.
 
     GROUP outputs at a time are one matrix product with the window of pixels that they need, so that the cost is that of
     the image and not L x length.
@@ -158,51 +152,74 @@ def _one_axis(chain: _Chain, source: str, step: str, length: int) -> str:
     Args:
         chain: where nodes are added.
         source: name of the image, uint8 or float.
-        step: name of the step, (1, 1, 1).
-        length: of the result.
+        box: name of how much of L is seen, (1,) float64, from its middle; "" for all.
+        shape: the length of the result, and A.
     """
-    size = chain.add("Cast", chain.add("Shape", source, start=1, end=2), to=TensorProto.FLOAT)
-    pixels, weights = _triangles(chain, size, step, length)
+    length, across = shape
+    size = chain.add("Cast", chain.add("Shape", source, start=1, end=2), to=TensorProto.DOUBLE)
+    start, box = _box(chain, size, box or size)
+    pixels, weights = _triangles(chain, (size, start, chain.add("Div", box, [float(length)])), length)
     inside = chain.add("Min", pixels, chain.add("Sub", size, [1.0]))
     indices = chain.add("Cast", chain.add("Squeeze", inside, [1]), to=TensorProto.INT64)
     windows = chain.add("Cast", chain.add("Gather", source, indices, axis=1), to=TensorProto.FLOAT)
-    product = chain.add("MatMul", weights, chain.add("Reshape", windows, [0, 0, 0, -1]))  # of (N, groups, R, 3 M)
-    resized = chain.add("Reshape", product, [0, -(-length // GROUP) * GROUP, -1, 3])
-    return chain.add("Slice", resized, [0], [length], [1]) if length % GROUP else resized
+    sums = chain.add("MatMul", weights, chain.add("Reshape", windows, [0, 0, 0, -1]))  # of (N, groups, R, A B)
+    levels = chain.add("Reshape", _round(chain, sums), [0, -(-length // GROUP) * GROUP, across, -1])
+    return chain.add("Slice", levels, [0], [length], [1]) if length % GROUP else levels
 
 
-def _triangles(chain: _Chain, size: str, step: str, length: int) -> tuple[str, str]:
-    """Return which pixels each group of outputs reads, (groups, 1, R), and with what weights, (groups, GROUP, R).
+def _round(chain: _Chain, sums: str) -> str:
+    """Return whole grey levels (N, groups, GROUP, A B), halves up, of the sums with the two parts of the weights."""
+    coarse = chain.add("Add", chain.add("Slice", sums, [0], [GROUP], [2]), np.array([0.5], np.float32))
+    fine = chain.add("Slice", sums, [GROUP], [2 * GROUP], [2])
+    levels = chain.add("Floor", coarse)
+    rest = chain.add("Add", chain.add("Sub", coarse, levels), fine)
+    return chain.add("Add", levels, chain.add("Floor", rest))
 
-    Output n is the mean of the pixels around its centre, L / 2 + (n + 0.5 - length / 2) * step, that lie in the image,
-    weighted by a triangle that falls to 0 at `reach` pixels. Pixels past the end of the image weigh 0.
+
+def _box(chain: _Chain, size: str, box: str) -> tuple[str, str]:
+    """Return where a box in the middle of the size starts, and its length: float64, from float32 ends as in Pillow."""
+    start = chain.add("Max", chain.add("Mul", chain.add("Sub", size, box), [0.5]), [0.0])
+    end = chain.add("Cast", chain.add("Add", start, box), to=TensorProto.FLOAT)
+    start = chain.add("Cast", start, to=TensorProto.FLOAT)
+    length = chain.add("Cast", chain.add("Sub", end, start), to=TensorProto.DOUBLE)
+    return chain.add("Cast", start, to=TensorProto.DOUBLE), length
+
+
+def _triangles(chain: _Chain, axis: tuple[str, str, str], length: int) -> tuple[str, str]:
+    """Return which pixels each group of outputs reads, (groups, 1, R), and their weights, (groups, 2 GROUP, R).
+
+    Output n is the mean of the pixels around its centre that lie in the image, weighted by a triangle that falls to 0
+    at `reach` pixels. Pixels past the end of the image weigh 0. Coarse parts of weights stand above the fine ones.
 
     Args:
         chain: where nodes are added.
-        size: name of L, (1,).
-        step: name of the step, (1, 1, 1).
+        axis: names of L, of where the box starts, and of the pixels from one output to the next, each (1,) float64.
         length: of the result.
     """
+    size, start, step = axis
     n_groups = -(-length // GROUP)
     places = np.minimum(np.arange(n_groups * GROUP), length - 1).reshape(n_groups, GROUP, 1)
-    centres = chain.add("Mul", step, places + 0.5 - length / 2)
-    centres = chain.add("Add", centres, chain.add("Mul", size, [0.5]))
+    centres = chain.add("Add", chain.add("Mul", step, places + 0.5), start)
     reach = chain.add("Max", step, [1.0])
     first = chain.add("Relu", chain.add("Sub", chain.add("Slice", centres, [0], [1], [1]), reach))
     span = chain.add("Add", chain.add("Mul", step, [GROUP - 1.0]), chain.add("Mul", reach, [2.0]))
     n_pixels = chain.add("Add", chain.add("Squeeze", chain.add("Cast", span, to=TensorProto.INT64)), 2)
-    offsets = chain.add("Cast", chain.add("Range", 0, n_pixels, 1), to=TensorProto.FLOAT)
+    offsets = chain.add("Cast", chain.add("Range", 0, n_pixels, 1), to=TensorProto.DOUBLE)
     pixels = chain.add("Add", chain.add("Floor", first), offsets)
     distances = chain.add("Abs", chain.add("Sub", chain.add("Add", pixels, [0.5]), centres))
     triangle = chain.add("Relu", chain.add("Sub", [1.0], chain.add("Div", distances, reach)))
     weights = chain.add("Mul", triangle, chain.add("Clip", chain.add("Sub", size, pixels), 0.0, 1.0))
-    return pixels, chain.add("Div", weights, chain.add("ReduceSum", weights, [2], keepdims=1))
+    weights = chain.add("Div", weights, chain.add("ReduceSum", weights, [2], keepdims=1))
+    coarse = chain.add("Floor", chain.add("Add", chain.add("Mul", weights, [2.0**11]), [0.5]))
+    units = chain.add("Floor", chain.add("Add", chain.add("Mul", weights, [2.0**22]), [0.5]))
+    fine = chain.add("Sub", chain.add("Mul", units, [2.0**-11]), coarse)
+    parts = chain.add("Concat", coarse, fine, axis=1)
+    return pixels, chain.add("Cast", chain.add("Mul", parts, [2.0**-11]), to=TensorProto.FLOAT)
 
 
 def _normalise(chain: _Chain, levels: str, preprocessing: Preprocessing) -> None:
-    """Add what makes `pixels` of float grey levels, in the order of `Preprocessing.normalise`."""
+    """Add what makes `pixels` of grey levels, in the order of `Preprocessing.normalise`."""
     scale = [preprocessing.scale / std for std in preprocessing.std]
     offset = [mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
-    rounded = chain.add("Floor", chain.add("Add", levels, [HALF]))
-    scaled = chain.add("Mul", rounded, np.reshape(scale, (3, 1, 1)))
-    chain.add("Sub", scaled, np.reshape(offset, (3, 1, 1)), output=PIXELS)
+    scaled = chain.add("Mul", levels, np.array(scale, np.float32).reshape(3, 1, 1))
+    chain.add("Sub", scaled, np.array(offset, np.float32).reshape(3, 1, 1), output=PIXELS)
