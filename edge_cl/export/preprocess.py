@@ -5,8 +5,8 @@ levels. The levels are Pillow's to the last bit, whatever the runtime. The opera
 begin and end at pixels, and its float32 weights send exact halves, of which resized photos have many, to either side.
 
 Pillow's weights are whole multiples of 2**-22, so that products with pixels have 30 bits, and float32 holds 24. Here a
-weight is the sum of a coarse part, whole 2**-11, and a fine rest of 2**-12 at most. The sums of both are exact in any
-order, and on a GPU that multiplies with 11 bits, for up to 64 weights: images 32 times as large as the input.
+weight is the sum of a coarse part, whole 2**-11, and a fine rest of 2**-12 at most, so that both sums are exact in any
+order for up to 64 weights: images 32 times as large as the input. No factor has more than the 11 bits of TF32.
 
 Images of which `apply` resizes the height first, over 100 times as tall as wide, are within one grey level.
 """
