@@ -298,7 +298,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"opset": 12}, "opset: expected 13 to 20; found 12"),
     ({"opset": 21}, "opset: expected 13 to 20; found 21"),
     ({"opset": True}, "opset"),
-    ({"opset": 17, "preprocess": True}, "opset: preprocess needs at least 18"),
+    ({"opset": 14, "preprocess": True}, "opset: preprocess needs at least 15"),
     ({"top_k": -1}, "top_k"),
     ({"max_loss": float("nan")}, "max_loss"),
     ({"kind": "head", "fp16": True}, "fp16: kind 'head' has no backbone"),

@@ -203,11 +203,11 @@ def passed(model: Path, later: Path) -> dict[str, Array]:
 def wanted_of(
     case: Case, learner: Learner, samples: Array, models: tuple[Path, ...], inputs: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Return the learner's own answers; onnxruntime's to rounded weights and pixels, and of what no learner says."""
+    """Return the learner's own answers; onnxruntime's to rounded weights, and of what no learner says."""
     wanted = dict(inputs)
     for model in models:
         wanted = open_onnxruntime(str(model))(wanted)
-    if case.options.get("int8") or case.options.get("preprocess"):
+    if case.options.get("int8"):
         return wanted
     predictions = learner.predict(samples)
     if learner.head_kind == "regression":

@@ -12,7 +12,7 @@ from edge_cl.backbones.cut import FEATURES, IR_VERSION, OPSET, PIXELS, opset_of,
 from edge_cl.backbones.session import first_line, open_session
 from edge_cl.errors import ExportError, SessionError
 from edge_cl.export.chain import PREFIX
-from edge_cl.export.options import RESIZE_OPSET, Options
+from edge_cl.export.options import IMAGE_OPSET, Options
 from edge_cl.export.quantise import halve_backbone, open_halved, quantise_backbone
 from edge_cl.export.tensors import NAMES
 
@@ -107,7 +107,7 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     model.ClearField("producer_version")
     model.ClearField("doc_string")
     opset = opset_of(model)
-    model.ir_version = IR_VERSION if opset <= RESIZE_OPSET else max(model.ir_version, _least_ir(model))
+    model.ir_version = IR_VERSION if opset <= 18 else max(model.ir_version, _least_ir(model))
     return model
 
 
@@ -122,7 +122,7 @@ def _convert(model: onnx.ModelProto, options: Options, name: str) -> onnx.ModelP
         ExportError: it cannot be had so.
     """
     found = opset_of(model)
-    wanted = options.opset or max(found, RESIZE_OPSET if options.preprocess else OPSET)
+    wanted = options.opset or max(found, IMAGE_OPSET if options.preprocess else OPSET)
     if found == wanted:
         return model
     try:

@@ -10,7 +10,7 @@ from edge_cl.errors import InputError
 
 KINDS = ("model", "head", "live", "split", "c")
 OLDEST_OPSET, NEWEST_OPSET = 13, 20  # DequantizeLinear by rows came with 13; 20 is the last that onnxruntime 1.17 reads
-RESIZE_OPSET = 18  # the first whose Resize has antialias
+IMAGE_OPSET, OLDEST_IMAGE_OPSET = 18, 15  # of graphs that preprocess: unasked, and the first that can be had
 MAX_LOSS = 0.01
 _FLAGS = ("int8", "fp16", "preprocess", "features", "cam")
 
@@ -98,8 +98,8 @@ class Options:
             raise InputError(f"{'top_k' if self.top_k else 'cam'}: needs classes, and this head gives values")
         if self.int8 and self.fp16:
             raise InputError("fp16: contradicts int8; choose one")
-        if self.preprocess and 0 < self.opset < RESIZE_OPSET:
-            raise InputError(f"opset: preprocess needs at least {RESIZE_OPSET}; found {self.opset}")
+        if self.preprocess and 0 < self.opset < OLDEST_IMAGE_OPSET:
+            raise InputError(f"opset: preprocess needs at least {OLDEST_IMAGE_OPSET}; found {self.opset}")
 
     def to_json(self) -> str:
         """Return all of it but what is not seen in the file."""
