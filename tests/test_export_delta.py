@@ -240,7 +240,7 @@ def test_an_export_of_another_state_does_not_verify(tmp_path: Path, photos: Phot
         seeing.export(tmp_path / "app", "split")
         assert seeing.verify(tmp_path / "app").kind == "split"
         seeing.export(tmp_path / "b.onnx", preprocess=True, fp16=True)
-        assert seeing.verify(tmp_path / "b.onnx", images=photos("x", folder="more")).n_samples == 3
+        assert seeing.verify(tmp_path / "b.onnx", images=photos("x", folder="more")).n_samples == 6
         os.replace(tmp_path / "a.onnx", tmp_path / "app" / "head.onnx")
         with pytest.raises(ExportError, match="made with backbone none"):
             seeing.verify(tmp_path / "app")

@@ -82,13 +82,13 @@ def base_of(model: onnx.ModelProto, *, keeps_resize: bool = True) -> onnx.ModelP
     return _named(base)
 
 
-def open_base(model: onnx.ModelProto, options: Options) -> Any:
+def open_base(model: onnx.ModelProto | bytes, options: Options) -> Any:
     """Return an onnxruntime session on the CPU of an export, or of what gives its features.
 
     Raises:
         SessionError: onnxruntime cannot open it.
     """
-    data = model.SerializeToString()
+    data = model if isinstance(model, bytes) else model.SerializeToString()
     if not options.fp16:
         return open_session(data, "cpu")
     try:

@@ -178,8 +178,7 @@ def _write_head(
     tensors = tensors_of(learnt.head, is_int8=options.int8)
     model = build(base, tensors, (head, learnt.feature_map), options, maps)
     set_metadata(model, _metadata(learnt, options, tensors, (of_head, of_backbone)))
-    prove(model, probes, (head, learnt.feature_map), options)
-    data = model.SerializeToString()
+    data = prove(model, probes, (head, learnt.feature_map), options)
     write_target(path, data)
     return ExportReport(str(path), options.kind, learnt.version, len(data), len(head.classes), of_head, of_backbone)
 

@@ -13,7 +13,7 @@ from edge_cl.backbones import Backbone, BackboneInfo
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head
 
-N_PROBES = 3
+N_PROBES, N_IMAGES = 2, 16  # samples that are asked; of images that the user gave
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Learnt:
         """Return a few images: the user's, or smooth random ones, as photos are, of the backbone's size."""
         assert self.backbone is not None
         if self.images:
-            return list(self.images[:N_PROBES])
+            return [self.images[n] for n in np.unique(np.linspace(0, len(self.images) - 1, N_IMAGES).astype(int))]
         rng = np.random.default_rng(0)
         height, width = self.backbone.info.preprocessing.input_size
         coarse = rng.integers(0, 256, (N_PROBES, 8, 8, 3)).astype(np.uint8)

@@ -34,10 +34,10 @@ def patch_file(path: Path, delta: Path, target: Path) -> Export:
         answering = (later.head, later.feature_map)
         model = build(base, later.tensors, answering, later.options, maps_of(old.model))
         set_metadata(model, later.metadata)
-        prove(model, random_probes(base, later.feature_map, later.options), answering, later.options)
+        data = prove(model, random_probes(base, later.feature_map, later.options), answering, later.options)
     except ExportError as error:
         raise ExportError(f"{target}: not written: {error}") from None
-    write_target(target, model.SerializeToString())
+    write_target(target, data)
     return later
 
 

@@ -87,8 +87,8 @@ def prove_base(base: onnx.ModelProto, probes: list[Probe], options: Options) -> 
         _check(FEATURES, session.run([FEATURES], inputs)[0], features, _largest(features))
 
 
-def prove(model: onnx.ModelProto, probes: list[Probe], answering: tuple[Head, FeatureMap], options: Options) -> None:
-    """Refuse a model whose answers are not the head's, in a batch and one by one.
+def prove(model: onnx.ModelProto, probes: list[Probe], answering: tuple[Head, FeatureMap], options: Options) -> bytes:
+    """Return the bytes of a model whose answers are the head's, in a batch and one by one.
 
     Args:
         model: the export.
@@ -97,26 +97,42 @@ def prove(model: onnx.ModelProto, probes: list[Probe], answering: tuple[Head, Fe
         options: of the export.
 
     Raises:
-        ExportError: they are not; it says which, and by how much.
+        ExportError: it is no valid ONNX, or its answers are others; it says which, and by how much.
     """
     head, feature_map = answering
+    data: bytes = model.SerializeToString()
+    _check_onnx(data)
     try:
-        session = open_base(model, options)
+        session = open_base(data, options)
         names = [output.name for output in session.get_outputs()]
         for inputs, features in probes:
-            for stop in {len(features), 1}:
-                cut = {name: value[:stop] for name, value in inputs.items()}
-                found = dict(zip(names, session.run(names, cut), strict=True))
-                wanted = _answers(head, feature_map, features[:stop])
-                _compare(found, wanted, options, tensors_of(head))
+            alone = {name: value[:1] for name, value in inputs.items()}
+            first = dict(zip(names, session.run(names, alone), strict=True))
+            _compare(first, _answers(head, feature_map, features[:1]), options, tensors_of(head))
+            if len(features) > 1:
+                found = dict(zip(names, session.run(names, inputs), strict=True))
+                _compare(found, _answers(head, feature_map, features), options, tensors_of(head))
         if options.kind == "live" and head.kind != "regression":
-            _prove_growth(session, probes[0], head, options)
+            _prove_growth(session, (alone, first[LOGITS]), head, options)
     except SessionError as error:
         raise ExportError(str(error).replace("backbone: ", "")) from None
     except ExportError:
         raise
     except Exception as error:  # onnxruntime's exceptions derive from Exception alone
         raise ExportError(f"onnxruntime cannot run it: {first_line(error)}") from None
+    return data
+
+
+def _check_onnx(data: bytes) -> None:
+    """Refuse what is no valid ONNX.
+
+    Raises:
+        ExportError: it is none.
+    """
+    try:
+        onnx.checker.check_model(data)
+    except Exception as error:  # the checker's class, and protobuf's of a model that is too large
+        raise ExportError(f"no valid model can be made: {first_line(error)}") from None
 
 
 def _answers(head: Head, feature_map: FeatureMap, features: Floats) -> dict[str, Floats]:
@@ -162,14 +178,13 @@ def _largest(values: Floats) -> float:
     return max(1.0, float(np.abs(values).max()))
 
 
-def _prove_growth(session: Any, probe: Probe, head: Head, options: Options) -> None:
+def _prove_growth(session: Any, asked: Probe, head: Head, options: Options) -> None:
     """Refuse a live model that does not take a head of one more class.
 
     Raises:
         ExportError: it does not.
     """
-    inputs, _ = probe
-    logits = session.run([LOGITS], inputs)[0]
+    inputs, logits = asked
     answering = head_from(tensors_of(head), head.classes, head.kind)  # a cosine head's own rows depend on each other
     grown = session.run([LOGITS], {**inputs, **tensors_of(answering.grow(["one more"]), is_int8=options.int8)})[0]
     if grown.shape[1] != logits.shape[1] + 1:

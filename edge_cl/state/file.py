@@ -25,7 +25,7 @@ from edge_cl.state.store import (
     seal,
     split_history,
 )
-from edge_cl.state.versions import Version, as_version, decode_line, encode_line, n_lines
+from edge_cl.state.versions import LINE_BYTES, Version, as_version, decode_line, encode_line, n_lines
 
 HEAD_PARTS = ("classes", "weights", "bias", "frame", "hidden", "hidden_fisher", "look_rows")
 
@@ -128,7 +128,7 @@ class StateFile:
         """
         settings = self.settings
         with self.reading():
-            lines = self._connection.execute("SELECT line FROM log").fetchall()
+            lines = self._connection.execute("SELECT line FROM log WHERE line <> zeroblob(?)", (LINE_BYTES,)).fetchall()
             found = [fields for (line,) in lines if (fields := decode_line(line)) is not None]
             born: dict[int, list[str]] = {}
             for version, name in self._connection.execute("SELECT version, name FROM births ORDER BY rowid"):
