@@ -109,7 +109,7 @@ def halve_backbone(model: bytes) -> bytes:
 def open_halved(model: bytes | Path) -> Any:
     """Return an onnxruntime session on the CPU that leaves the layout of float16 models alone.
 
-    On x86, onnxruntime 1.24 to 1.31 end the process there: of a transformer, for one (its issue 28392).
+    On x86, onnxruntime 1.24 to 1.31 end the process there: of a transformer, for one.
 
     Args:
         model: of `halve_backbone`, or with such a backbone in it.
