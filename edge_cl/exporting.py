@@ -15,10 +15,11 @@ from edge_cl.backbones import Backbone, BackboneInfo
 from edge_cl.comparison import facts_of
 from edge_cl.current import Current
 from edge_cl.errors import ExportError, InputError
-from edge_cl.export import ExportReport, Learnt, Options, export, export_delta
+from edge_cl.export import BACKBONE, HEAD, ExportReport, Learnt, Options, export, export_delta
 from edge_cl.export.card import write_card
-from edge_cl.export.target import check_target, write_target
+from edge_cl.export.target import check_target, make_folder, write_target
 from edge_cl.export.verify import VerifyReport, read_head_of, verify
+from edge_cl.head import Head
 from edge_cl.memory import Memory
 from edge_cl.samples import list_images, read_folder
 
@@ -49,8 +50,10 @@ class Extras:
         version = self.delta_from
         if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version < 0):
             raise InputError(f"delta_from: expected the number of a version; found {version!r}")
-        if version is not None and (options.kind == "c" or options.preprocess or options.fp16):
-            raise InputError("delta_from: a delta is of a head alone; leave out kind c, preprocess and fp16")
+        others = ("opset", "fp16", "preprocess", "top_k", "features", "cam")
+        odd = [name for name in others if getattr(options, name)] + ["images"] * (self.images is not None)
+        if version is not None and (odd or options.kind == "c"):
+            raise InputError(f"delta_from: a delta is of a head's tensors alone; leave out {(odd or ['kind c'])[0]}")
         if self.images is not None and not options.has_images:
             raise InputError(f"images: an export of kind {options.kind!r} here has no backbone; leave them out")
         return self
@@ -86,24 +89,49 @@ def export_version(path: Path, source: Source, options: Options, extras: Extras)
         InputError: the images cannot be read, or the version of a delta is not kept.
         ExportError: it cannot be written or made, or its answers differ; older files stay.
     """
-    before: Any = None
+    with source.current.state.reading():  # one version throughout, whatever another process commits meanwhile
+        before = _head_before(source, extras.delta_from)
+        learnt = gather(source, extras.images, is_int8=options.int8)
+        facts = facts_of(source.current.memory(source.dim)) if extras.card is not None else {}
+        versions = source.current.state.versions()
     if extras.card is not None:
-        check_target(Path(extras.card), source.info)
-    if extras.delta_from:
-        if extras.delta_from == source.current.version:
-            raise InputError(f"delta_from: expected an earlier version; found {extras.delta_from}, which is current")
-        earlier = source.current.state.read_memory(extras.delta_from)
-        assert earlier is not None
-        before = earlier.head
-    learnt = gather(source, extras.images, is_int8=options.int8)
+        _check_card(Path(extras.card), path, options, source.info)
     if extras.delta_from is None:
         report = export(path, learnt, options)
     else:
         report = export_delta(path, learnt, options, before, extras.delta_from)
     if extras.card is not None:
-        facts = facts_of(source.current.memory(source.dim))
-        write_target(Path(extras.card), write_card(learnt, facts, source.current.state.versions(), report).encode())
+        write_target(Path(extras.card), write_card(learnt, facts, versions, report).encode())
     return report
+
+
+def _head_before(source: Source, version: int | None) -> Head | None:
+    """Return the head of the version that a delta begins with; None of version 0.
+
+    Raises:
+        InputError: it is the current one, or not kept.
+    """
+    if not version:
+        return None
+    if version == source.current.version:
+        raise InputError(f"delta_from: expected an earlier version; found {version}, which is current")
+    memory = source.current.state.read_memory(version)
+    assert memory is not None
+    return memory.head
+
+
+def _check_card(card: Path, target: Path, options: Options, info: BackboneInfo | None) -> None:
+    """Refuse a card that would take the place of something else.
+
+    Raises:
+        ExportError: it would.
+    """
+    if options.kind == "split":
+        make_folder(target)
+    taken = [target, target / HEAD, target / BACKBONE] if options.kind == "split" else [target]
+    if card.resolve() in [path.resolve() for path in taken]:
+        raise ExportError(f"{card}: is the export itself; choose another name for the card, such as card.md")
+    check_target(card, info)
 
 
 def verify_export(path: Path, open_source: Callable[[bool], Source], images: Images | None = None) -> VerifyReport:
@@ -116,18 +144,22 @@ def verify_export(path: Path, open_source: Callable[[bool], Source], images: Ima
 
     Raises:
         ExportError: something differs, or the version is not kept any more.
+        InputError: there are images, and no backbone to ask about them.
     """
     found = read_head_of(path)
     source = open_source(found.options.has_images)
-    current = source.current
-    if found.version == current.version:
-        return verify(path, found, gather(source, images))
-    try:
-        memory = current.state.read_memory(found.version)
-    except InputError as error:
-        raise ExportError(f"{path}: is of version {found.version}; {error}") from None
-    assert memory is not None
-    return verify(path, found, replace(gather(source, images), head=memory.head, version=found.version))
+    if images is not None and not found.options.has_images:
+        raise InputError(f"images: an export of kind {found.options.kind!r} has no backbone; leave them out")
+    with source.current.state.reading():
+        learnt = gather(source, images)
+        if found.version != learnt.version:
+            try:
+                memory = source.current.state.read_memory(found.version)
+            except InputError as error:
+                raise ExportError(f"{path}: is of version {found.version}; {error}") from None
+            assert memory is not None
+            learnt = replace(learnt, head=memory.head, version=found.version)
+    return verify(path, found, learnt)
 
 
 def gather(source: Source, images: Images | None = None, *, is_int8: bool = False) -> Learnt:
@@ -145,9 +177,10 @@ def gather(source: Source, images: Images | None = None, *, is_int8: bool = Fals
     memory, settings = current.memory(source.dim), current.settings
     head, number = memory.head, current.version
     line = next((line for line in current.state.versions() if line.version == number), None)
-    training: dict[str, Any] = {"recipe": settings.recipe, "codec": settings.codec, "version": number}
+    training: dict[str, Any] = {"recipe": settings.recipe, "codec": settings.codec}
     if line is not None:
-        training |= {"created": line.created, "accuracy": round(line.accuracy_after, 4), "samples": line.n_seen}
+        training |= {"created": line.created, "samples": line.n_seen}
+        training |= {"accuracy": round(line.accuracy_after, 4)} if line.kind == "learn" else {}
     training["samples_of_classes"] = [int(count) for count in memory.statistics.counts]
     paths, names = _read_images(images)
     rows = {name: row for row, name in enumerate(head.classes)}
@@ -181,8 +214,12 @@ def _read_images(images: Images | None) -> tuple[list[str], list[str]]:
     if images is None:
         return [], []
     if not isinstance(images, str | os.PathLike):
-        return [os.fspath(image) for image in images], []
-    if Path(images).is_dir() and any(entry.is_dir() for entry in Path(images).iterdir()):
+        try:
+            return [os.fspath(image) for image in images], []
+        except TypeError:
+            raise InputError(f"images: expected a folder or paths; found {type(images).__name__}") from None
+    root = Path(images)
+    if root.is_dir() and any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()):
         found = read_folder(images)
         return found.samples, found.labels
     return list_images(images).samples, []

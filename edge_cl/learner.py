@@ -275,7 +275,10 @@ class Learner(Teaching):
             has_backbone=self._info is not None, is_regression=head.kind == "regression", is_linear=is_linear
         )
         return export_version(
-            Path(path), self._source(needs_backbone=options.has_images), options, extras.checked(options)
+            Path(path),
+            self._source(needs_backbone=options.has_images and delta_from is None),
+            options,
+            extras.checked(options),
         )
 
     def verify(self, path: str | os.PathLike[str], images: Images | None = None) -> VerifyReport:

@@ -12,7 +12,8 @@ import numpy as np
 
 from edge_cl.answering import answer, check_top
 from edge_cl.backbones import Extraction, Progress
-from edge_cl.errors import EdgeClError, InputError
+from edge_cl.backbones.session import first_line
+from edge_cl.errors import EdgeClError, ExportError, InputError
 from edge_cl.inputs import Samples, check_samples, sized
 from edge_cl.reports import Predictions, check_none_skipped
 from edge_cl.served import Served, as_served, open_source
@@ -28,7 +29,7 @@ class Predictor:
 
     Any number of threads may call `predict`: it takes no lock, and each call answers with the names and the weights of
     one version. A new head that is damaged, or of another backbone, is refused, logged, and kept in `refused`; the old
-    one goes on. A context manager that stops watching.
+    one goes on, and the new one is looked at again each time. A context manager that stops watching.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Predictor:
         self._refused: EdgeClError | None = None
         try:
             self._stamp = self._source.stamp()
-            self._served = self._source.read()
+            self._served = self._source.read().ready(None)
             if self._source.backbone is not None:
                 self._source.backbone.session  # noqa: B018 - opened now, by one thread
         except BaseException:
@@ -131,20 +132,18 @@ class Predictor:
             InputError: the predictor is closed.
         """
         with self._reading:
-            if self._closed.is_set():
-                raise InputError(f"{self._source.name}: the predictor is closed")
-            stamp = self._source.stamp()
-            if stamp == self._stamp:
-                return False
-            self._stamp = stamp
+            self._check_open()
             try:
+                stamp = self._source.stamp()
+                if stamp == self._stamp and self._refused is None:
+                    return False
                 new = self._source.read()
-                new.check_follows(self._served, self._source.name)
+                new.origin.check_same(self._served.origin, self._source.name, "open another predictor for it")
             except EdgeClError as error:
                 self._refused = error
                 raise
-            self._take(new)
-            return True
+            self._stamp = stamp
+            return self._take(new)
 
     def patch(self, delta: str | os.PathLike[str]) -> int:
         """Take the head that a delta makes of the one that answers now, and return its version.
@@ -159,10 +158,11 @@ class Predictor:
         from edge_cl.export.delta import apply_delta
 
         with self._reading:
+            self._check_open()
             old = self._served.export
             if old is None:
                 raise InputError(f"{self._source.name}: is a state, whose new heads are taken as they come; no delta")
-            self._take(as_served(apply_delta(Path(delta), old), self._source.backbone))
+            self._take(as_served(apply_delta(Path(delta), old)))
             return self._served.version
 
     def close(self) -> None:
@@ -181,16 +181,32 @@ class Predictor:
         """Stop watching."""
         self.close()
 
-    def _take(self, new: Served) -> None:
+    def _check_open(self) -> None:
+        """Refuse to look for heads after `close`.
+
+        Raises:
+            InputError: it was closed.
+        """
+        if self._closed.is_set():
+            raise InputError(f"{self._source.name}: the predictor is closed")
+
+    def _take(self, new: Served) -> bool:
+        """Let a head answer from now on, and return whether it is another one."""
         self._refused = None
-        self._served = new  # one assignment: a call sees the old head whole, or the new one
+        if new.is_same(self._served):
+            return False
+        self._served = new.ready(self._served)  # one assignment: a call sees the old head whole, or the new one
+        return True
 
     def _watch(self, seconds: float) -> None:
+        said = ""
         while not self._closed.wait(seconds):
             try:
                 self.refresh()
-            except EdgeClError as error:
-                if not self._closed.is_set():
-                    log.warning("%s; version %d goes on", error, self.version)
-            except OSError as error:  # between two files, or a drive that is gone: the next look may find one
-                log.debug("%s: %s", self._source.name, error)
+                said = ""
+            except Exception as error:  # whatever a file does to its reader, thread and old head go on
+                if not isinstance(error, EdgeClError):
+                    self._refused = ExportError(f"{self._source.name}: cannot be read: {first_line(error)}")
+                if str(error) != said and not self._closed.is_set():
+                    said = str(error)
+                    log.warning("%s; version %d goes on", first_line(error), self.version)

@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edge_cl.backbones import Backbone, BackboneInfo, reopen_backbone
 from edge_cl.backbones.preprocessing import METADATA_KEY, resolve
 from edge_cl.backbones.session import has_cuda
-from edge_cl.errors import BackboneMismatchError, ExportError, InputError, StateError
+from edge_cl.errors import ExportError, InputError, StateError
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head
+from edge_cl.origin import Origin
 from edge_cl.state import StateFile
 
 if TYPE_CHECKING:
@@ -34,32 +37,27 @@ class Served:
         head: of K classes, or M outputs.
         feature_map: before the head.
         version: of the state it comes from.
-        backbone_sha256: that its features come from; "" where samples are features.
+        origin: of its features.
         export: the file it was read from; None of a state.
     """
 
     head: Head
     feature_map: FeatureMap
     version: int
-    backbone_sha256: str
+    origin: Origin
     export: Export | None = None
 
-    def check_follows(self, before: Served, name: str) -> None:
-        """Refuse to take the place of a head that reads other features.
+    def is_same(self, other: Served) -> bool:
+        """Return whether another answers likewise, under the same version and names."""
+        mine, theirs = ((s.version, s.head.classes, s.feature_map, s.head.rows) for s in (self, other))
+        return mine[:3] == theirs[:3] and all(map(np.array_equal, mine[3], theirs[3]))
 
-        Raises:
-            BackboneMismatchError: it does.
-        """
-        here, there = self.backbone_sha256[:16] or "none", before.backbone_sha256[:16] or "none"
-        if here != there:
-            raise BackboneMismatchError(
-                f"{name}: its head is for backbone {here}, but {there} is being served; open another predictor for it"
-            )
-        if self.feature_map.n_inputs != before.feature_map.n_inputs:
-            raise BackboneMismatchError(
-                f"{name}: its head is for {self.feature_map.n_inputs} features, but "
-                f"{before.feature_map.n_inputs} are being served; open another predictor for it"
-            )
+    def ready(self, before: Served | None) -> Served:
+        """Return it with what would otherwise be drawn by the first call to predict: random features."""
+        if before is not None and before.feature_map == self.feature_map:
+            return replace(self, feature_map=before.feature_map)
+        self.feature_map.apply(np.zeros((1, self.feature_map.n_inputs), np.float32))
+        return self
 
 
 class Source(ABC):
@@ -115,9 +113,8 @@ class StateSource(Source):
 
     def __init__(self, path: str, backbone: str | None, device: str) -> None:
         super().__init__(path)
-        self._inode = os.stat(path).st_ino if os.path.exists(path) else 0
         self._state = StateFile.open(path, read_only=True, is_shared=True)
-        self._first = self._state.change
+        self._seen = self._state.change
         text = self._state.settings.backbone
         if text:
             info = BackboneInfo.from_json(text)
@@ -126,12 +123,12 @@ class StateSource(Source):
             self.backbone = reopen_backbone(info, folder, backbone, device=device, precision=precision)
 
     def stamp(self) -> Any:
-        """Return what differs after a commit, and after another file has taken its place."""
-        with contextlib.suppress(FileNotFoundError):
-            inode = os.stat(self.name).st_ino
-            if inode != self._inode:
-                return inode, 0
-        return self._inode, self._state.change - self._first
+        """Return what differs after a commit, and after another file has taken its place.
+
+        Raises:
+            StateError: it is gone, or damaged.
+        """
+        return self._files(), self._state.change
 
     def read(self) -> Served:
         """Return the current version's head.
@@ -139,25 +136,29 @@ class StateSource(Source):
         Raises:
             StateError: the file is damaged or has no classes.
         """
-        with contextlib.suppress(FileNotFoundError):
-            inode = os.stat(self.name).st_ino
-            if inode != self._inode:
-                renewed = StateFile.open(self.name, read_only=True, is_shared=True)
-                self._state.close()
-                self._state, self._inode, self._first = renewed, inode, renewed.change
+        change = self._state.change
+        if change == self._seen:  # the files changed, and the connection did not see it: others are there, or it cannot
+            renewed = StateFile.open(self.name, read_only=True, is_shared=True)
+            self._state.close()
+            self._state, change = renewed, renewed.change
+        self._seen = change
         with self._state.reading():
             settings = self._state.settings
             head, version = self._state.read_head()
         if head is None or not head.classes:
             raise StateError(f"{self.name}: has no classes yet; learn some: edge-cl learn {self.name} DIR")
-        sha256 = BackboneInfo.from_json(settings.backbone).sha256 if settings.backbone else ""
-        dim = self.backbone.info.dim if self.backbone else settings.input_dim or head.weights.shape[1]
-        return Served(head, settings.feature_map(dim), version, sha256)
+        info = BackboneInfo.from_json(settings.backbone) if settings.backbone else None
+        dim = info.dim if info else settings.input_dim or head.weights.shape[1]
+        return Served(head, settings.feature_map(dim), version, Origin.of_info(info, dim))
 
     def close(self) -> None:
         """Close the state."""
         with contextlib.suppress(sqlite3.Error):
             self._state.close()
+
+    def _files(self) -> list[Any]:
+        """Return what differs after a write to the state or to its log."""
+        return [_stat(path) for path in (self.name, f"{self.name}-wal")]
 
 
 class FileSource(Source):
@@ -176,37 +177,44 @@ class FileSource(Source):
             self.backbone = _as_backbone(path.name, export.model, device)
 
     def stamp(self) -> Any:
-        """Return what differs after another file has been moved there."""
-        found = os.stat(self._path)
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        """Return what differs after another file has been moved there.
+
+        Raises:
+            ExportError: there is none.
+        """
+        found = _stat(self._path)
+        if found is None:
+            raise ExportError(f"{self._path}: cannot be read: there is no such file")
+        return found
 
     def read(self) -> Served:
         """Return the file's head.
 
         Raises:
             ExportError: it is none, or damaged.
-            BackboneMismatchError: it is for another backbone than the one beside it.
+            BackboneMismatchError: it is for another backbone than the one that was opened.
         """
         from edge_cl.export.read import read_export
 
-        export = read_export(self._path)
-        return as_served(export, self.backbone)
+        served = as_served(read_export(self._path))
+        if self.backbone is not None:
+            wanted = Origin.of_info(self.backbone.info, self.backbone.info.dim)
+            served.origin.check_same(wanted, self.name, "export both again")
+        return served
 
 
-def as_served(export: Export, backbone: Backbone | None) -> Served:
-    """Return the head of an export, for a backbone.
+def _stat(path: str | Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
-    Raises:
-        BackboneMismatchError: it is for another one.
-    """
-    sha256 = export.metadata.get("edge_cl.backbone_sha256", "")
-    if backbone is not None and sha256 != backbone.info.sha256:
-        raise BackboneMismatchError(
-            f"{export.name}: its head is for backbone {sha256[:16] or 'none'}, but {backbone.info.name} is "
-            f"{backbone.info.sha256[:16]}; export both again"
-        )
+
+def as_served(export: Export) -> Served:
+    """Return the head of an export."""
     alone = replace(export, model=type(export.model)())  # the bytes of a backbone need not stay in memory
-    return Served(export.head, export.feature_map, export.version, sha256, alone)
+    return Served(export.head, export.feature_map, export.version, export.origin, alone)
 
 
 def _as_backbone(name: str, model: onnx.ModelProto, device: str) -> Backbone:
@@ -217,6 +225,7 @@ def _as_backbone(name: str, model: onnx.ModelProto, device: str) -> Backbone:
     """
     from edge_cl.export.base import base_of, open_base
     from edge_cl.export.options import Options
+    from edge_cl.export.read import check_backbone_file
 
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata or "edge_cl.backbone_sha256" not in metadata:
@@ -227,9 +236,11 @@ def _as_backbone(name: str, model: onnx.ModelProto, device: str) -> Backbone:
         raise ExportError(f"{name}: damaged: {error}") from None
     of_file = (metadata.get("edge_cl.backbone", name), "", "", metadata["edge_cl.backbone_sha256"])
     info = BackboneInfo(*of_file, 0, preprocessing)
+    check_backbone_file(name, model, metadata)
     base = base_of(model, keeps_resize=False)
     backbone = Backbone(info, base.SerializeToString(), device)
-    is_half = metadata.get("edge_cl.precision") == "float16" or '"fp16": true' in metadata.get("edge_cl.options", "")
+    options = Options.from_json(metadata.get("edge_cl.options", "{}"))
+    is_half = metadata.get("edge_cl.precision") == "float16" or options.fp16
     if is_half and (device == "cpu" or not has_cuda()):
         backbone.session = open_base(base, Options(fp16=True))
     backbone.info = replace(info, dim=backbone.measure_dim())

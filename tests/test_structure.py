@@ -32,6 +32,7 @@ FLOORS = [  # a module may import from its own floor's package and from floors b
     {"edge_cl.replay"},
     {"edge_cl.memory"},
     {"edge_cl.recipes", "edge_cl.backbones", "edge_cl.inputs"},
+    {"edge_cl.origin"},
     {"edge_cl.state"},
     {"edge_cl.learning"},
     {"edge_cl.export", "edge_cl.update", "edge_cl.samples", "edge_cl.reports"},

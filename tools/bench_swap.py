@@ -128,10 +128,11 @@ def swap_many(predictor: Predictor, served: Path, paths: list[Path], n_swaps: in
     """
     swaps, takes, take = [], [], predictor._take
 
-    def timed(new: Any) -> None:
+    def timed(new: Any) -> bool:
         start = time.perf_counter()
-        take(new)
+        is_other = take(new)
         takes.append(1e3 * (time.perf_counter() - start))
+        return is_other
 
     predictor._take = timed  # type: ignore[method-assign]
     for n in range(n_swaps):

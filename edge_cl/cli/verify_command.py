@@ -28,4 +28,4 @@ def command(model: str, state: str, images: str | None, backbone: str | None, as
     else:
         show_table("agrees", list(facts), [list(facts.values())])
     if current != report.version:
-        note(f"{state} is at version {current} now; to bring the file up to date: edge-cl export {state} {model}")
+        note(f"{state} is at version {current} now; to bring {model} up to date, export it again as it was exported")

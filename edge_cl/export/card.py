@@ -52,7 +52,7 @@ def _classes(names: Sequence[str], facts: Facts) -> list[str]:
         "## Classes",
         "",
         'Accuracy is that on the stored samples of the class, each asked as if it had never been learnt; "-" stands '
-        f"where no sample is stored or could be asked.{mean}",
+        f"where no sample is stored or could be asked.{mean} It is that of the state, in float32.",
         "",
         "| class | row | samples | asked of | accuracy |",
         "|---|---:|---:|---:|---:|",

@@ -10,6 +10,7 @@ version 0, which has no head, it has no inputs. Metadata are those of the later 
 | edge_cl.kind       | `delta` |
 | edge_cl.delta_from | the earlier version |
 | edge_cl.delta_base | sha256 of the earlier head's tensors |
+| edge_cl.delta_rows | `int8` or `float32` |
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def build_delta(before: Tensors, after: Tensors, metadata: Mapping[str, str], ve
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edge_cl")
     model.ir_version = IR_VERSION
     base = {"edge_cl.kind": KIND, "edge_cl.delta_from": str(version), "edge_cl.delta_base": digest_of(before)}
+    base["edge_cl.delta_rows"] = str(next(iter(after.values())).dtype)
     set_metadata(model, {**metadata, **base})
     feeds = {value.name: np.ascontiguousarray(before[value.name.removeprefix(OLD)]) for value in inputs}
     found = open_session(model.SerializeToString(), "cpu").run(list(after), feeds)
@@ -99,9 +101,9 @@ def apply_delta(path: Path, old: Export) -> Export:
     check_metadata(str(path), metadata)
     if metadata["edge_cl.kind"] != KIND:
         raise ExportError(f"{path}: expected a delta; found an export of kind {metadata['edge_cl.kind']!r}")
-    base, made = metadata.get("edge_cl.delta_base"), '"int8": true' in metadata.get("edge_cl.options", "")
-    if made != old.options.int8:
-        forms = [("int8" if is_int8 else "float32") for is_int8 in (made, old.options.int8)]
+    base, is_int8 = metadata.get("edge_cl.delta_base"), metadata.get("edge_cl.delta_rows") == "int8"
+    if is_int8 != old.options.int8:
+        forms = ["int8" if rows else "float32" for rows in (is_int8, old.options.int8)]
         raise ExportError(
             f"{path}: is for heads of {forms[0]} rows, but {old.name} has {forms[1]}; export it for those"
         )
@@ -120,7 +122,9 @@ def apply_delta(path: Path, old: Export) -> Export:
         raise ExportError(f"{path}: damaged: {first_line(error)}; export it again") from None
     later = {key: value for key, value in metadata.items() if not key.startswith("edge_cl.delta_") and key not in FORM}
     form = {key: value for key, value in old.metadata.items() if key in FORM}
-    return as_export(str(path), old.model, {**later, **form}, tensors)
+    made = as_export(str(path), old.model, {**later, **form}, tensors)
+    made.origin.check_same(old.origin, str(path), f"it cannot be put into {old.name}")
+    return made
 
 
 def _match(old: NDArray[np.generic], new: NDArray[np.generic]) -> tuple[Ints, Bools]:

@@ -20,7 +20,7 @@ from edge_cl.export.metadata import CHECKSUM, describe_backbone, describe_export
 from edge_cl.export.options import Options
 from edge_cl.export.preprocess import add_preprocessing
 from edge_cl.export.proof import probes_of, prove, prove_base
-from edge_cl.export.read import load_onnx, stable
+from edge_cl.export.read import check_backbone_file, load_onnx, seal_backbone, stable
 from edge_cl.export.target import check_target, make_folder, write_target
 from edge_cl.export.tensors import Tensors, checksum_of, round_rows, tensors_of
 from edge_cl.head import Head
@@ -109,16 +109,15 @@ def _split(path: Path, learnt: Learnt, options: Options) -> ExportReport:
     """Write backbone.onnx if it is not there yet, and head.onnx."""
     assert learnt.backbone is not None
     make_folder(path)
-    for name in (BACKBONE, HEAD):
-        check_target(path / name, learnt.info)
+    check_target(path / HEAD, learnt.info)
     loss, n_bytes = None, 0
     if (path / BACKBONE).exists():
         _check_backbone(path, learnt, options)
     else:
         base, loss = _images_base(learnt.backbone, learnt, options)
         prove_base(base, probes_of(base, learnt, options), options)
-        set_metadata(base, describe_backbone(options, learnt.backbone.info, has_images=bool(learnt.images)))
-        data = base.SerializeToString()
+        described = describe_backbone(options, learnt.backbone.info, has_images=bool(learnt.images))
+        data = seal_backbone(base, described)
         write_target(path / BACKBONE, data)
         n_bytes = len(data)
     base = features_base(learnt.feature_map.n_inputs, options.opset)
@@ -133,7 +132,8 @@ def _check_backbone(path: Path, learnt: Learnt, options: Options) -> None:
         ExportError: it is not.
     """
     assert learnt.backbone is not None
-    found = {entry.key: entry.value for entry in load_onnx(path / BACKBONE).metadata_props}
+    model = load_onnx(path / BACKBONE)
+    found = {entry.key: entry.value for entry in model.metadata_props}
     has_images = bool(learnt.images) or found.get("edge_cl.precision") == "int8"
     wanted = describe_backbone(options, learnt.backbone.info, has_images=has_images)
     for key, value in wanted.items():
@@ -142,6 +142,7 @@ def _check_backbone(path: Path, learnt: Learnt, options: Options) -> None:
                 f"{path / BACKBONE}: expected {key} {value[:60]}; found {found.get(key, 'none')[:60]}; "
                 "export into another folder"
             )
+    check_backbone_file(str(path / BACKBONE), model, found)
 
 
 def _c_file(path: Path, learnt: Learnt, options: Options) -> ExportReport:

@@ -27,8 +27,8 @@ class Loss:
     """What a smaller format costs.
 
     Attributes:
-        before: accuracy in float32; 1 where names of the samples are not known: agreement with itself.
-        after: accuracy, or agreement, in the smaller format.
+        before: accuracy in float32; a sample of an unknown class counts as right.
+        after: accuracy in the smaller format; of an unknown class, the answer of before is right.
         n_samples: that were asked.
     """
 
@@ -50,7 +50,8 @@ class Loss:
         if self.lost > max_loss:
             raise ExportError(
                 f"{what} loses {100 * self.lost:.2f} of {100 * self.before:.2f} % on {self.n_samples} samples, more "
-                f"than max_loss {100 * max_loss:g} %; leave it out, or allow more: --max-loss {self.lost + 5e-5:.4f}"
+                f"than max_loss {100 * max_loss:g} %; leave it out"
+                + (f", or allow more: --max-loss {self.lost + 5e-5:.4f}" if self.lost < 0.9999 else "")
             )
         return self
 
@@ -101,12 +102,11 @@ def backbone_loss(learnt: Learnt, base: onnx.ModelProto, places: list[int], opti
 def _compare(plain: Head, small: Head, features: tuple[Floats, Floats], labels: Ints) -> Loss:
     """Return the accuracy of a head before, and of one after, each on its features; agreement without labels."""
     before, after = plain.logits(features[0]), small.logits(features[1])
-    if plain.kind == "regression":  # the share of the values' variance that is kept, as R2 counts
-        lost = np.square(before - after).sum(axis=0) / np.maximum(
-            np.square(before - before.mean(axis=0)).sum(axis=0), 1e-12
-        )
+    if plain.kind == "regression":  # the share of the values' variance that is kept, as R2 counts; of one, of its size
+        spread = np.square(before - before.mean(axis=0) * (len(before) > 1)).sum(axis=0)
+        lost = np.square(before - after).sum(axis=0) / np.maximum(spread, np.finfo(np.float32).tiny)
         return Loss(1.0, float(1 - lost.mean()), len(before))
-    answers = before.argmax(axis=1), after.argmax(axis=1)
-    if not len(labels):
-        return Loss(1.0, float((answers[0] == answers[1]).mean()), len(before))
-    return Loss(float((answers[0] == labels).mean()), float((answers[1] == labels).mean()), len(before))
+    answers, wanted = (before.argmax(axis=1), after.argmax(axis=1)), before.argmax(axis=1)
+    if len(labels):
+        wanted = np.where(labels < 0, wanted, labels)  # of a class that is not known: the answer that was given
+    return Loss(float((answers[0] == wanted).mean()), float((answers[1] == wanted).mean()), len(before))

@@ -23,7 +23,8 @@
 | edge_cl.preprocessing   | JSON, see `edge_cl.backbones.preprocessing` |
 | edge_cl.checksum        | CRC-32 of the head's tensors and of the other keys but kind, options, input, backbone_loss |
 
-backbone.onnx has those of its input, origin and preprocessing, and its precision and opset.
+backbone.onnx has those of its input, origin and preprocessing, its precision and opset, and the CRC-32 of its weights
+and of these. `edge_cl.features` names the tensor at which the file is cut when it is made a backbone again.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from edge_cl.backbones import BackboneInfo
+from edge_cl.backbones.cut import FEATURES, FEATURES_KEY
 from edge_cl.backbones.preprocessing import METADATA_KEY
 from edge_cl.export.options import Options
 from edge_cl.feature_map import FeatureMap
@@ -110,6 +112,7 @@ def _describe_source(info: BackboneInfo) -> dict[str, str]:
         "edge_cl.backbone": info.name,
         "edge_cl.backbone_sha256": info.sha256,
         METADATA_KEY: info.preprocessing.to_json(),
+        FEATURES_KEY: FEATURES,
     }
 
 

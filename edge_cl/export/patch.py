@@ -27,6 +27,8 @@ def patch_file(path: Path, delta: Path, target: Path) -> Export:
         ExportError: they do not fit together, or the target cannot be written; it stays as it is.
     """
     check_target(target, None)
+    if target.resolve() == delta.resolve():
+        raise ExportError(f"{target}: is the delta itself; choose another name")
     old = read_export(path)
     later = apply_delta(delta, old)
     try:

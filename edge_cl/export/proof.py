@@ -22,7 +22,8 @@ from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head
 
 MAX_DIFFERENCE = 1e-4  # of probabilities, and of others in units of the largest value
-RESIZED = 0.01  # of features of images that the graph resized, in units of their length: the pixels are Pillow's
+# of features of one image, in units of their length: what resizing in the graph, float16 and int8 may move them by
+RESIZED, HALVED, QUANTISED = 0.01, 0.1, 0.7
 
 Probe = tuple[dict[str, Any], Floats]  # inputs of N samples, and their features (N, d)
 
@@ -47,17 +48,24 @@ def probes_of(base: onnx.ModelProto, learnt: Learnt, options: Options) -> list[P
     sources = learnt.probe_images()
     is_same = not (options.preprocess or options.fp16 or options.int8)
     session = backbone.session if is_same else open_base(base, options)
+    pixels = backbone.pixels(sources)
+    wanted = backbone.session.run([FEATURES], {PIXELS: pixels})[0]
     if name == PIXELS:
-        pixels = backbone.pixels(sources)
-        return [({PIXELS: pixels}, session.run([FEATURES], {PIXELS: pixels})[0])]
-    images = [read_rgb(source) for source in sources]
-    probes = [({IMAGE: image[None]}, session.run([FEATURES], {IMAGE: image[None]})[0]) for image in images]
-    wanted = backbone.extract(images).features
-    for (_, found), want in zip(probes, wanted, strict=True):
-        difference = float(np.linalg.norm(found[0] - want) / max(float(np.linalg.norm(want)), 1e-12))
-        if not (difference <= RESIZED or options.int8 or options.fp16):
-            raise ExportError(f"features of an image that the graph resized differ by {difference:.2g} of their length")
+        found = wanted if is_same else session.run([FEATURES], {PIXELS: pixels})[0]
+        probes: list[Probe] = [({PIXELS: pixels}, found)]
+    else:
+        images = [read_rgb(source) for source in sources]
+        probes = [({IMAGE: image[None]}, session.run([FEATURES], {IMAGE: image[None]})[0]) for image in images]
+        found = np.concatenate([features for _, features in probes])
+    lengths = np.maximum(np.linalg.norm(wanted, axis=1), np.finfo(np.float32).tiny)
+    difference, limit = float((np.linalg.norm(found - wanted, axis=1) / lengths).max()), _limit(options)
+    if not difference <= limit:
+        raise ExportError(f"features differ from the backbone's by {difference:.2g} of their length, more than {limit}")
     return probes
+
+
+def _limit(options: Options) -> float:
+    return QUANTISED if options.int8 else HALVED if options.fp16 else RESIZED
 
 
 def random_probes(base: onnx.ModelProto, feature_map: FeatureMap, options: Options) -> list[Probe]:
@@ -84,7 +92,7 @@ def prove_base(base: onnx.ModelProto, probes: list[Probe], options: Options) -> 
     """
     session = open_base(base, options)
     for inputs, features in probes:
-        _check(FEATURES, session.run([FEATURES], inputs)[0], features, _largest(features))
+        _check(FEATURES, session.run([FEATURES], inputs)[0], features, float(np.abs(features).max()))
 
 
 def prove(model: onnx.ModelProto, probes: list[Probe], answering: tuple[Head, FeatureMap], options: Options) -> bytes:
@@ -135,15 +143,16 @@ def _check_onnx(data: bytes) -> None:
         raise ExportError(f"no valid model can be made: {first_line(error)}") from None
 
 
-def _answers(head: Head, feature_map: FeatureMap, features: Floats) -> dict[str, Floats]:
+def _answers(head: Head, feature_map: FeatureMap, features: Floats) -> dict[str, Any]:
     mapped = feature_map.apply(features)
     logits = head.logits(mapped)
-    if head.kind == "regression":
-        return {VALUES: logits}
+    if head.kind == "regression":  # what is added up may be larger than its sum
+        terms = np.abs(mapped) @ np.abs(head.weights).T + np.abs(head.bias)
+        return {VALUES: logits, FEATURES: features, "terms": 1e-2 * float(terms.max())}
     return {LOGITS: logits, PROBABILITIES: head.predict(mapped), FEATURES: features, "mapped": mapped}
 
 
-def _compare(found: dict[str, Any], wanted: dict[str, Floats], options: Options, tensors: Tensors) -> None:
+def _compare(found: dict[str, Any], wanted: dict[str, Any], options: Options, tensors: Tensors) -> None:
     """Compare what a model gives with what is wanted.
 
     Raises:
@@ -152,7 +161,8 @@ def _compare(found: dict[str, Any], wanted: dict[str, Floats], options: Options,
     for name in (LOGITS, PROBABILITIES, VALUES, FEATURES):
         if name in found:
             want = wanted[name]
-            _check(name, found[name], want, 1.0 if name == PROBABILITIES else _largest(want))
+            scale = {PROBABILITIES: 1.0, LOGITS: _largest(want)}.get(name, float(np.abs(want).max()))
+            _check(name, found[name], want, max(scale, wanted.get("terms", 0.0)))
     if options.top_k:
         best, rows = (found[name] for name in TOP)
         order = -np.sort(-found[PROBABILITIES], axis=1)[:, : options.top_k]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edge_cl.backbones.session import first_line
 from edge_cl.errors import ExportError, InputError
+from edge_cl.export.build import set_metadata
 from edge_cl.export.graph import TABLE
 from edge_cl.export.metadata import CHECKSUM, FORMAT
 from edge_cl.export.options import Options
 from edge_cl.export.tensors import LOOKS, NAMES, Tensors, checksum_of, head_from
-from edge_cl.feature_map import FeatureMap
+from edge_cl.feature_map import MAX_CONSTANT, FeatureMap
 from edge_cl.head import HEADS, Head
-from edge_cl.inputs import clean_name
+from edge_cl.inputs import MAX_DIM, clean_name
+from edge_cl.origin import Origin
 
 MAX_BYTES = (1 << 31) - 1  # protobuf's limit
 _OTHERS = {
@@ -52,6 +56,11 @@ class Export:
     feature_map: FeatureMap
     version: int
 
+    @property
+    def origin(self) -> Origin:
+        """Where its features come from."""
+        return Origin.of_metadata(self.metadata, self.feature_map.n_inputs, self.name)
+
 
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Return the model in a file.
@@ -69,7 +78,22 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         model = onnx.ModelProto()
     if not (model.graph.node or model.graph.input or model.graph.output):
         raise ExportError(f"{path}: expected an ONNX model; found {len(data):,} bytes of something else")
+    if any(weight.data_location == onnx.TensorProto.EXTERNAL for weight in model.graph.initializer):
+        raise ExportError(f"{path}: its tensors are in another file; an export of edge_cl is one file")
     return model
+
+
+def check_backbone_file(name: str, model: onnx.ModelProto, metadata: dict[str, str]) -> None:
+    """Refuse a backbone.onnx whose weights are not those that were written.
+
+    Raises:
+        ExportError: they are not.
+    """
+    if metadata.get("edge_cl.kind") != "backbone":
+        return
+    found = {key: value for key, value in metadata.items() if key != CHECKSUM}
+    if checksum_of(_arrays(name, model.graph.initializer), found) != metadata.get(CHECKSUM):
+        raise ExportError(f"{name}: damaged: its checksum is that of something else; remove it and export again")
 
 
 def read_export(path: Path) -> Export:
@@ -89,15 +113,31 @@ def read_tensors(name: str, model: onnx.ModelProto) -> Tensors:
     Raises:
         ExportError: they are none.
     """
-    weights = [weight for weight in model.graph.initializer if weight.name in (*NAMES, TABLE)]
-    try:
-        found = {weight.name: numpy_helper.to_array(weight) for weight in weights}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ExportError(f"{name}: damaged: {error}; export it again") from None
+    found = _arrays(name, [weight for weight in model.graph.initializer if weight.name in (*NAMES, TABLE)])
     if any(entry.key == "edge_cl.head" and entry.value == "linear" for entry in model.metadata_props):
         table = found.get(TABLE, np.zeros((1, 1), np.int64))  # a graph of one look for each class does without
         found.setdefault(LOOKS, table - np.arange(len(table))[:, None])
     return {name: found[name] for name in NAMES if name in found}
+
+
+def seal_backbone(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
+    """Return the bytes of a backbone.onnx with its metadata and their checksum."""
+    checksum = checksum_of(_arrays("backbone", model.graph.initializer), metadata)
+    set_metadata(model, {**metadata, CHECKSUM: checksum})
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _arrays(name: str, weights: Iterable[onnx.TensorProto]) -> dict[str, Any]:
+    """Return initializers as arrays.
+
+    Raises:
+        ExportError: one is none.
+    """
+    try:
+        return {weight.name: numpy_helper.to_array(weight) for weight in weights}
+    except Exception as error:  # onnx has errors of several kinds for a tensor that is none
+        raise ExportError(f"{name}: damaged: {first_line(error)}; export it again") from None
 
 
 def check_metadata(name: str, metadata: dict[str, str]) -> None:
@@ -107,11 +147,9 @@ def check_metadata(name: str, metadata: dict[str, str]) -> None:
         ExportError: it is none, or of another format.
     """
     found = metadata.get("edge_cl.format")
-    if found is None or "edge_cl.kind" not in metadata:
-        if found is None:
-            raise ExportError(f"{name}: expected an export of edge_cl; found an ONNX model without its metadata")
-        raise ExportError(f"{name}: its format is {found}, this edge_cl reads {FORMAT}; export it again")
-    if found != FORMAT:
+    if found is None:
+        raise ExportError(f"{name}: expected an export of edge_cl; found an ONNX model without its metadata")
+    if found != FORMAT or "edge_cl.kind" not in metadata:
         raise ExportError(f"{name}: its format is {found}, this edge_cl reads {FORMAT}; export it again")
 
 
@@ -130,7 +168,10 @@ def as_export(name: str, model: onnx.ModelProto, metadata: dict[str, str], tenso
             raise ValueError(f"a head of kind {kind!r}")
         classes = _names(metadata, kind)
         options = Options.from_json(metadata["edge_cl.options"])
-        feature_map = FeatureMap(**json.loads(metadata["edge_cl.feature_map"]))
+        feature_map = _feature_map(metadata)
+        Origin.of_metadata(metadata, feature_map.n_inputs, name)
+        if not 0 <= version < 1 << 32:
+            raise ValueError(f"version {version}")
         if checksum_of(tensors, stable(metadata)) != metadata[CHECKSUM]:
             raise ValueError("its checksum is that of something else")
         head = head_from(tensors, classes, kind, has_tasks="edge_cl.tasks" in metadata)
@@ -140,6 +181,23 @@ def as_export(name: str, model: onnx.ModelProto, metadata: dict[str, str], tenso
         what = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0][:160]
         raise ExportError(f"{name}: damaged: {what}; export it again") from None
     return Export(name, model, metadata, options, tensors, head, feature_map, version)
+
+
+def _feature_map(metadata: dict[str, str]) -> FeatureMap:
+    """Return the feature map that metadata describe.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = FeatureMap(**json.loads(metadata["edge_cl.feature_map"]))
+    numbers = (found.n_inputs, found.n_random, found.seed)
+    if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):
+        raise ValueError("a feature map of numbers that are none")
+    if not 1 <= found.n_inputs <= MAX_DIM or found.n_random > MAX_DIM or found.seed >= 1 << 63:
+        raise ValueError("a feature map out of range")
+    if not isinstance(found.constant, int | float) or not 0 <= found.constant <= MAX_CONSTANT:
+        raise ValueError("a feature map without its constant")
+    return found
 
 
 def stable(metadata: dict[str, str]) -> dict[str, str]:

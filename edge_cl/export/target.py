@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_cl.backbones import BackboneInfo
+from edge_cl.backbones.cache import sha256_of
 from edge_cl.errors import ExportError
+from edge_cl.export.read import load_onnx
 from edge_cl.files import write_whole
 
 
@@ -13,16 +15,21 @@ def check_target(path: Path, info: BackboneInfo | None) -> None:
     """Refuse a path at which no file can be put, or at which one lies that must not be replaced.
 
     Raises:
-        ExportError: it is a folder, a state file, or the backbone itself, or its folder is none.
+        ExportError: it is a folder, a state file or a backbone, or its folder is none.
     """
-    if path.is_dir():
-        raise ExportError(f"{path}: expected the name of a file to write; found a folder")
-    if path.exists() and not path.is_file():
-        raise ExportError(f"{path}: expected the name of a file to write; found a device or a pipe")
-    if not path.parent.is_dir():
-        raise ExportError(f"{path}: cannot be written: there is no folder {path.parent}; make it first")
-    if _is_source(path, info):
-        raise ExportError(f"{path}: is a state file or the backbone itself; choose another name, such as NAME.onnx")
+    try:
+        if path.is_dir():
+            raise ExportError(f"{path}: expected the name of a file to write; found a folder")
+        if path.exists() and not path.is_file():
+            raise ExportError(f"{path}: expected the name of a file to write; found a device or a pipe")
+        if not path.parent.is_dir():
+            raise ExportError(f"{path}: cannot be written: there is no folder {path.parent}; make it first")
+        what = _found_at(path, info)
+    except (OSError, ValueError) as error:  # a name that is too long, or has a zero in it
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{str(path)[:80]!r}: cannot be written: {reason}") from None
+    if what:
+        raise ExportError(f"{path}: is {what}; choose another name, such as NAME.onnx")
 
 
 def write_target(path: Path, data: bytes) -> None:
@@ -32,9 +39,10 @@ def write_target(path: Path, data: bytes) -> None:
         ExportError: it cannot be written; an older file stays.
     """
     try:
-        write_whole(path, data)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}; an older file was left as it is") from None
+        write_whole(path.resolve(), data)  # a link goes on leading there
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{path}: cannot be written: {reason}; an older file was left as it is") from None
 
 
 def make_folder(path: Path) -> None:
@@ -51,12 +59,20 @@ def make_folder(path: Path) -> None:
         raise ExportError(f"{path}: cannot be made: {error.strerror}") from None
 
 
-def _is_source(path: Path, info: BackboneInfo | None) -> bool:
-    """Return whether the file at the path is a state, or the backbone of this one."""
+def _found_at(path: Path, info: BackboneInfo | None) -> str:
+    """Return what lies at a path and must not be replaced; "" if nothing does."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        state = Path(str(path).removesuffix(suffix)) if suffix and str(path).endswith(suffix) else path
+        if state.is_file():
+            with state.open("rb") as file:
+                if file.read(16) == b"SQLite format 3\0":
+                    return "a state file" if state == path else f"part of the state file {state}"
+    if not path.is_file():
+        return ""
+    if info is not None and sha256_of(path) == info.sha256:
+        return "the backbone itself"
     try:
-        with path.open("rb") as file:
-            is_database = file.read(16) == b"SQLite format 3\0"
-    except OSError:
-        return False
-    sources = [Path(info.path)] if info and info.path else []
-    return is_database or any(source.exists() and source.samefile(path) for source in sources)
+        metadata = {entry.key: entry.value for entry in load_onnx(path).metadata_props}
+    except ExportError:
+        return ""
+    return "the backbone of a split export" if metadata.get("edge_cl.kind") == "backbone" else ""

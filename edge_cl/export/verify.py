@@ -14,6 +14,7 @@ from edge_cl.export.learnt import Learnt
 from edge_cl.export.proof import probes_of, prove, prove_base
 from edge_cl.export.read import Export, load_onnx, read_export
 from edge_cl.export.tensors import Tensors, round_rows, tensors_of
+from edge_cl.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -56,42 +57,37 @@ def verify(path: Path, found: Export, learnt: Learnt) -> VerifyReport:
 
     Raises:
         ExportError: something differs; it says what, and where.
+        BackboneMismatchError: it is of another backbone.
     """
-    sha256 = learnt.info.sha256 if learnt.info else ""
-    theirs = found.metadata.get("edge_cl.backbone_sha256", "")
-    if theirs != sha256:
+    wanted = Origin.of_info(learnt.info, learnt.feature_map.n_inputs)
+    found.origin.check_same(wanted, found.name, "pass the state it came from")
+    kinds = [
+        (head.kind, head.has_tasks, feature_map)
+        for head, feature_map in ((found.head, found.feature_map), (learnt.head, learnt.feature_map))
+    ]
+    if kinds[0] != kinds[1]:
+        raise ExportError(f"{found.name}: is of head and feature map {kinds[0]}, the state's are {kinds[1]}")
+    names, others = found.head.classes, learnt.head.classes
+    if names != others:
+        row = next((row for row, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), None)
+        where = f"they differ from row {min(len(names), len(others)) if row is None else row} on"
         raise ExportError(
-            f"{found.name}: made with backbone {theirs[:16] or 'none'}, but the state's is {sha256[:16] or 'none'}; "
-            "pass the state it came from"
-        )
-    if found.head.classes != learnt.head.classes:
-        different = next(
-            (
-                row
-                for row, pair in enumerate(zip(found.head.classes, learnt.head.classes, strict=False))
-                if len({*pair}) > 1
-            ),
-            min(len(found.head.classes), len(learnt.head.classes)),
-        )
-        raise ExportError(
-            f"{found.name}: {len(found.head.classes)} classes, the state's version {learnt.version} has "
-            f"{len(learnt.head.classes)}; they differ from row {different} on; export it again"
+            f"{found.name}: {len(names)} classes, the state's version {learnt.version} has {len(others)}; {where}; "
+            "export it again"
         )
     _compare(found, tensors_of(learnt.head, is_int8=found.options.int8))
     head = round_rows(learnt.head) if found.options.int8 else learnt.head
     try:
+        base = base_of(load_onnx(path / BACKBONE) if path.is_dir() else found.model)
+        probes = probes_of(base, learnt, found.options)
         if path.is_dir():
-            base = base_of(load_onnx(path / BACKBONE))
-            probes = probes_of(base, learnt, found.options)
             prove_base(base, probes, found.options)
-            n_samples = sum(len(features) for _, features in probes)
-        probes = probes_of(base_of(found.model), learnt, found.options)
-        prove(found.model, probes, (head, learnt.feature_map), found.options)
+        own = probes_of(base_of(found.model), learnt, found.options) if path.is_dir() else probes
+        prove(found.model, own, (head, learnt.feature_map), found.options)
     except ExportError as error:
         raise ExportError(f"{path}: does not agree: {error}") from None
-    if not path.is_dir():
-        n_samples = sum(len(features) for _, features in probes)
-    return VerifyReport(str(path), found.options.kind, found.version, len(head.classes), n_samples)
+    n_samples = sum(len(features) for _, features in probes)
+    return VerifyReport(str(path), found.options.kind, found.version, len(names), n_samples)
 
 
 def _compare(found: Export, wanted: Tensors) -> None:
