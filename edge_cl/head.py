@@ -121,6 +121,16 @@ class Head:
         return softmax(self.logits(features))
 
 
+def arrays_equal(first: Head, second: Head) -> bool:
+    """Return whether two heads answer with the same numbers."""
+    both = []
+    for head in (first, second):
+        looks, hidden = head.looks, head.hidden
+        arrays = [*head.rows, *((looks.owners, looks.weights, looks.bias) if looks else ())]
+        both.append([*arrays, *((hidden.units, hidden.rows) if hidden else ())])
+    return len(both[0]) == len(both[1]) and all(map(np.array_equal, *both))
+
+
 def split_name(name: str) -> tuple[str, str]:
     """Return the names of task and class."""
     task, _, class_name = name.partition(TASK_END)

@@ -17,7 +17,7 @@ from edge_cl.backbones.preprocessing import METADATA_KEY, resolve
 from edge_cl.backbones.session import has_cuda
 from edge_cl.errors import ExportError, InputError, StateError
 from edge_cl.feature_map import FeatureMap
-from edge_cl.head import Head
+from edge_cl.head import Head, arrays_equal
 from edge_cl.origin import Origin
 from edge_cl.state import StateFile
 
@@ -49,8 +49,8 @@ class Served:
 
     def is_same(self, other: Served) -> bool:
         """Return whether another answers likewise, under the same version and names."""
-        mine, theirs = ((s.version, s.head.classes, s.feature_map, s.head.rows) for s in (self, other))
-        return mine[:3] == theirs[:3] and all(map(np.array_equal, mine[3], theirs[3]))
+        mine, theirs = ((s.version, s.head.classes, s.feature_map) for s in (self, other))
+        return mine == theirs and arrays_equal(self.head, other.head)
 
     def ready(self, before: Served | None) -> Served:
         """Return it with what would otherwise be drawn by the first call to predict: random features."""
@@ -123,12 +123,8 @@ class StateSource(Source):
             self.backbone = reopen_backbone(info, folder, backbone, device=device, precision=precision)
 
     def stamp(self) -> Any:
-        """Return what differs after a commit, and after another file has taken its place.
-
-        Raises:
-            StateError: it is gone, or damaged.
-        """
-        return self._files(), self._state.change
+        """Return what differs after a commit, and after another file has taken its place."""
+        return self._files(), self._change()
 
     def read(self) -> Served:
         """Return the current version's head.
@@ -136,8 +132,8 @@ class StateSource(Source):
         Raises:
             StateError: the file is damaged or has no classes.
         """
-        change = self._state.change
-        if change == self._seen:  # the files changed, and the connection did not see it: others are there, or it cannot
+        change = self._change()
+        if change is None or change == self._seen:  # the files changed, and it did not see it
             renewed = StateFile.open(self.name, read_only=True, is_shared=True)
             self._state.close()
             self._state, change = renewed, renewed.change
@@ -155,6 +151,13 @@ class StateSource(Source):
         """Close the state."""
         with contextlib.suppress(sqlite3.Error):
             self._state.close()
+
+    def _change(self) -> int | None:
+        """Return what differs after a commit; None where the connection has come to its end with the file."""
+        try:
+            return self._state.change
+        except StateError:
+            return None
 
     def _files(self) -> list[Any]:
         """Return what differs after a write to the state or to its log."""

@@ -18,10 +18,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from PIL import Image
 
 from edge_cl import Learner, Predictor
 from edge_cl.errors import BackboneMismatchError, EdgeClError, ExportError, InputError
 from edge_cl.export.patch import patch_file
+from edge_cl.state import StateFile
 
 from .conftest import Photos, clusters
 from .exported import DIM, FORMS, asked, run
@@ -266,13 +268,47 @@ def test_what_was_refused_is_looked_at_again(tmp_path: Path, caplog: pytest.LogC
             time.sleep(0.1)
         assert int(predictor.version) == 3
         assert str(predictor.refused) != "None"
-        (tmp_path / "a.ecl").write_bytes(data)
+        shutil.copy(tmp_path / "b.ecl", tmp_path / "a.ecl")  # in place, under the same inode
         limit = time.monotonic() + 20
         while predictor.version != 2 and time.monotonic() < limit:
             time.sleep(0.01)
         assert int(predictor.version) == 2
         assert str(predictor.refused) == "None"
         assert len(caplog.records) <= 6  # each reason once, and not at every look
+
+
+def test_a_large_jpeg_is_proven_with_all_its_pixels(tmp_path: Path, photos: Photos) -> None:
+    """The learner decodes it at a quarter; the graph sees the whole photo, and is right to answer otherwise."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (900, 1200, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg", quality=90)
+    with seeing(tmp_path / "a.ecl", photos("x", "y")) as learner:
+        learner.export(tmp_path / "a.onnx", preprocess=True, images=[tmp_path / "large.jpg"])
+        assert learner.verify(tmp_path / "a.onnx", images=[tmp_path / "large.jpg"]).n_samples == 1
+
+
+def test_a_state_whose_files_stand_still_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Learner.create(tmp_path / "a.ecl") as learner:
+        learner.learn(*clusters(2, 5, DIM))
+    opened: list[str] = []
+    real = StateFile.open
+
+    def counted(path: str, **options: Any) -> StateFile:
+        opened.append(path)
+        return real(path, **options)
+
+    monkeypatch.setattr(StateFile, "open", counted)
+    with Predictor(tmp_path / "a.ecl", poll_seconds=0) as predictor:
+        with Learner.open(tmp_path / "a.ecl") as learner:
+            for n in range(5):
+                learner.learn(asked(), [f"new{n}"] * 40, min_retention=0)
+                assert predictor.refresh()
+            del opened[:]
+            assert not any(predictor.refresh() for _ in range(10))
+            assert opened == []
+        for _ in range(10):  # the log was folded in: the files changed, the version did not
+            assert not predictor.refresh()
+        assert len(opened) <= 2
 
 
 def test_tensors_in_another_file_are_refused_and_the_watcher_lives(tmp_path: Path) -> None:

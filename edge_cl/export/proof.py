@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from edge_kernels.arrays import Floats
 
-from edge_cl.backbones import read_rgb
+from edge_cl.backbones import UnreadableImageError, read_rgb
 from edge_cl.backbones.cut import FEATURES, PIXELS
 from edge_cl.backbones.session import first_line
-from edge_cl.errors import ExportError, SessionError
+from edge_cl.errors import ExportError, InputError, SessionError
 from edge_cl.export.base import IMAGE, open_base
 from edge_cl.export.cam import CAM, bias_of_best
 from edge_cl.export.graph import LOGITS, PROBABILITIES, TOP, VALUES
@@ -46,6 +46,8 @@ def probes_of(base: onnx.ModelProto, learnt: Learnt, options: Options) -> list[P
     backbone = learnt.backbone
     assert backbone is not None
     sources = learnt.probe_images()
+    if name == IMAGE:  # whole: the learner would have a large JPEG decoded at a half or less
+        sources = [_whole(source) for source in sources]
     is_same = not (options.preprocess or options.fp16 or options.int8)
     session = backbone.session if is_same else open_base(base, options)
     pixels = backbone.pixels(sources)
@@ -54,14 +56,25 @@ def probes_of(base: onnx.ModelProto, learnt: Learnt, options: Options) -> list[P
         found = wanted if is_same else session.run([FEATURES], {PIXELS: pixels})[0]
         probes: list[Probe] = [({PIXELS: pixels}, found)]
     else:
-        images = [read_rgb(source) for source in sources]
-        probes = [({IMAGE: image[None]}, session.run([FEATURES], {IMAGE: image[None]})[0]) for image in images]
+        probes = [({IMAGE: image[None]}, session.run([FEATURES], {IMAGE: image[None]})[0]) for image in sources]
         found = np.concatenate([features for _, features in probes])
     lengths = np.maximum(np.linalg.norm(wanted, axis=1), np.finfo(np.float32).tiny)
     difference, limit = float((np.linalg.norm(found - wanted, axis=1) / lengths).max()), _limit(options)
     if not difference <= limit:
         raise ExportError(f"features differ from the backbone's by {difference:.2g} of their length, more than {limit}")
     return probes
+
+
+def _whole(source: Any) -> Any:
+    """Return an image (H', W', 3) uint8.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return read_rgb(source)
+    except UnreadableImageError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _limit(options: Options) -> float:
