@@ -88,8 +88,13 @@ def test_a_users_day(tmp_path: Path, photos: Photos, command: list[str]) -> None
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name: str) -> None:
     assert "Usage:" in run(command, name, "--help").stdout
-    root = cam.parent / "known"
+    root, old, delta = (cam.parent / part for part in ("known", "old.onnx", "delta.onnx"))
+    if name in {"verify", "patch"}:
+        run(command, "export", cam, old, "--kind", "head")
+        run(command, "export", cam, delta, "--delta-from", 0)
     inputs: dict[str, list[object]] = {
+        "verify": [old, "--against", cam],
+        "patch": [old, delta],
         "new": [cam.parent / "b.ecl"],
         "learn": [cam, root],
         "predict": [cam, root],
