@@ -23,17 +23,22 @@ def test_the_two_commands_come_first() -> None:
     assert first[1].splitlines() == ['pip install ".[cpu]" && edge-cl demo', 'pip install -e ".[test]" && pytest']
 
 
+def run_lines(section: str, command: list[str], folder: Path) -> int:
+    """Run every line of a section that begins with `edge-cl`, and return how many they are."""
+    text = README.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in text.splitlines() if line.startswith("edge-cl ")]
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        done = subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+    return len(lines)
+
+
 def test_every_edge_cl_line_of_the_use_section_runs(tmp_path: Path, photos: Photos, command: list[str]) -> None:
     root = photos("door", "mailbox")
     for name in ("door", "mailbox"):
         (root / name / "1.png").rename(root / name / "1.jpg")  # the suffix does not matter to the decoder
-    use = README.split("## Use", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in use.splitlines() if line.startswith("edge-cl ")]
-    assert len(lines) >= 7
-    for line in lines:
-        words = shlex.split(line, comments=True)[1:]
-        done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (line, done.stderr)
+    assert run_lines("Use", command, tmp_path) >= 7
     assert (tmp_path / "cam.onnx").exists()
 
 
@@ -44,13 +49,7 @@ def test_every_line_of_the_export_section_runs(tmp_path: Path, photos: Photos, c
         learner.export(tmp_path / "old.onnx")
         learner.learn_folder(photos("gate", folder="more"))
         wanted = learner.classes
-    section = README.split("## Export", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in section.splitlines() if line.startswith("edge-cl ")]
-    assert len(lines) >= 7
-    for line in lines:
-        words = shlex.split(line, comments=True)[1:]
-        done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (line, done.stderr)
+    assert run_lines("Export", command, tmp_path) >= 7
     with Predictor(tmp_path / "old.onnx", poll_seconds=0) as predictor:
         assert predictor.classes == wanted
 
