@@ -15,12 +15,13 @@ from edge_cl.backbones import Backbone, BackboneInfo
 from edge_cl.comparison import facts_of
 from edge_cl.current import Current
 from edge_cl.errors import ExportError, InputError
-from edge_cl.export import BACKBONE, HEAD, ExportReport, Learnt, Options, export, export_delta
+from edge_cl.export import ExportReport, Learnt, Options, export, export_delta
 from edge_cl.export.card import write_card
 from edge_cl.export.target import check_target, make_folder, write_target
 from edge_cl.export.verify import VerifyReport, read_head_of, verify
 from edge_cl.head import Head
 from edge_cl.memory import Memory
+from edge_cl.origin import BACKBONE, HEAD
 from edge_cl.samples import list_images, read_folder
 
 MAX_STORED = 512  # samples that int8 rows are asked about
@@ -92,8 +93,9 @@ def export_version(path: Path, source: Source, options: Options, extras: Extras)
     with source.current.state.reading():  # one version throughout, whatever another process commits meanwhile
         before = _head_before(source, extras.delta_from)
         learnt = gather(source, extras.images, is_int8=options.int8)
-        facts = facts_of(source.current.memory(source.dim)) if extras.card is not None else {}
-        versions = source.current.state.versions()
+        has_card = extras.card is not None
+        facts = facts_of(source.current.memory(source.dim)) if has_card else {}
+        versions = source.current.state.versions() if has_card else ()
     if extras.card is not None:
         _check_card(Path(extras.card), path, options, source.info)
     if extras.delta_from is None:

@@ -10,6 +10,7 @@ from edge_cl.backbones.preprocessing import METADATA_KEY, resolve
 from edge_cl.errors import BackboneMismatchError
 
 SHA256_KEY = "edge_cl.backbone_sha256"
+BACKBONE, HEAD = "backbone.onnx", "head.onnx"  # of a split export: one origin of features, and heads that follow
 
 
 @dataclass(frozen=True)

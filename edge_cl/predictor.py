@@ -62,8 +62,8 @@ class Predictor:
         self._closed = threading.Event()
         self._refused: EdgeClError | None = None
         try:
-            self._stamp = self._source.stamp()
-            self._served = self._source.read().ready(None)
+            new, self._stamp = self._source.read()
+            self._served = new.ready(None)
             if self._source.backbone is not None:
                 self._source.backbone.session  # noqa: B018 - opened now, by one thread
         except BaseException:
@@ -134,10 +134,9 @@ class Predictor:
         with self._reading:
             self._check_open()
             try:
-                stamp = self._source.stamp()
-                if stamp == self._stamp and self._refused is None:
+                if self._source.stamp() == self._stamp and self._refused is None:
                     return False
-                new = self._source.read()
+                new, stamp = self._source.read()
                 new.origin.check_same(self._served.origin, self._source.name, "open another predictor for it")
             except EdgeClError as error:
                 self._refused = error

@@ -18,15 +18,13 @@ from edge_cl.backbones.session import has_cuda
 from edge_cl.errors import ExportError, InputError, StateError
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head, arrays_equal
-from edge_cl.origin import Origin
+from edge_cl.origin import BACKBONE, HEAD, SHA256_KEY, Origin
 from edge_cl.state import StateFile
 
 if TYPE_CHECKING:
     import onnx
 
     from edge_cl.export.read import Export
-
-HEAD, BACKBONE = "head.onnx", "backbone.onnx"
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,8 @@ class Source(ABC):
         """Return what differs after the source has changed; a matter of microseconds."""
 
     @abstractmethod
-    def read(self) -> Served:
-        """Return the head that is there now.
+    def read(self) -> tuple[Served, Any]:
+        """Return the head that is there now, and the stamp of what was read.
 
         Raises:
             EdgeClError: there is none that can be used.
@@ -126,13 +124,13 @@ class StateSource(Source):
         """Return what differs after a commit, and after another file has taken its place."""
         return self._files(), self._change()
 
-    def read(self) -> Served:
-        """Return the current version's head.
+    def read(self) -> tuple[Served, Any]:
+        """Return the current version's head, and the stamp of what was read.
 
         Raises:
             StateError: the file is damaged or has no classes.
         """
-        change = self._change()
+        files, change = self._files(), self._change()
         if change is None or change == self._seen:  # the files changed, and it did not see it
             renewed = StateFile.open(self.name, read_only=True, is_shared=True)
             self._state.close()
@@ -145,7 +143,7 @@ class StateSource(Source):
             raise StateError(f"{self.name}: has no classes yet; learn some: edge-cl learn {self.name} DIR")
         info = BackboneInfo.from_json(settings.backbone) if settings.backbone else None
         dim = info.dim if info else settings.input_dim or head.weights.shape[1]
-        return Served(head, settings.feature_map(dim), version, Origin.of_info(info, dim))
+        return Served(head, settings.feature_map(dim), version, Origin.of_info(info, dim)), (files, change)
 
     def close(self) -> None:
         """Close the state."""
@@ -190,27 +188,35 @@ class FileSource(Source):
             raise ExportError(f"{self._path}: cannot be read: there is no such file")
         return found
 
-    def read(self) -> Served:
-        """Return the file's head.
+    def read(self) -> tuple[Served, Any]:
+        """Return the file's head, and the stamp of what was read: another file may lie there a moment later.
 
         Raises:
             ExportError: it is none, or damaged.
             BackboneMismatchError: it is for another backbone than the one that was opened.
         """
-        from edge_cl.export.read import read_export
+        from edge_cl.export.read import export_in
 
-        served = as_served(read_export(self._path))
+        try:
+            with self._path.open("rb") as file:
+                stamp, data = _stamp_of(os.fstat(file.fileno())), file.read()
+        except OSError as error:
+            raise ExportError(f"{self._path}: cannot be read: {error.strerror}") from None
+        served = as_served(export_in(data, self.name))
         if self.backbone is not None:
             wanted = Origin.of_info(self.backbone.info, self.backbone.info.dim)
             served.origin.check_same(wanted, self.name, "export both again")
-        return served
+        return served, stamp
 
 
 def _stat(path: str | Path) -> tuple[int, int, int] | None:
     try:
-        found = os.stat(path)
+        return _stamp_of(os.stat(path))
     except OSError:
         return None
+
+
+def _stamp_of(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
@@ -228,16 +234,16 @@ def _as_backbone(name: str, model: onnx.ModelProto, device: str) -> Backbone:
     """
     from edge_cl.export.base import base_of, open_base
     from edge_cl.export.options import Options
-    from edge_cl.export.read import check_backbone_file
+    from edge_cl.export.read import check_backbone_file, metadata_of
 
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if METADATA_KEY not in metadata or "edge_cl.backbone_sha256" not in metadata:
+    metadata = metadata_of(model)
+    if METADATA_KEY not in metadata or SHA256_KEY not in metadata:
         raise ExportError(f"{name}: expected a backbone that edge_cl exported; found an ONNX model of something else")
     try:
         preprocessing = resolve(metadata[METADATA_KEY], None, None, name)
     except InputError as error:
         raise ExportError(f"{name}: damaged: {error}") from None
-    of_file = (metadata.get("edge_cl.backbone", name), "", "", metadata["edge_cl.backbone_sha256"])
+    of_file = (metadata.get("edge_cl.backbone", name), "", "", metadata[SHA256_KEY])
     info = BackboneInfo(*of_file, 0, preprocessing)
     check_backbone_file(name, model, metadata)
     base = base_of(model, keeps_resize=False)

@@ -201,6 +201,35 @@ def test_four_threads_never_see_names_of_one_head_and_weights_of_another(tmp_pat
     assert len(asking.seen) > 1
 
 
+def test_a_file_that_changes_while_it_is_read_and_back_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A is seen, B is read in its place, and then A is there again: B must not go on answering."""
+    first, other = exports_of(tmp_path, 2)
+    served = tmp_path / "served.onnx"
+
+    def put(path: Path) -> None:
+        os.link(path, tmp_path / "next.onnx")
+        os.replace(tmp_path / "next.onnx", served)
+
+    put(other)
+    with Predictor(served, poll_seconds=0) as predictor:
+        read = predictor._source.read
+        put(first)
+
+        def read_meanwhile() -> Any:
+            put(other)
+            found = read()
+            put(first)
+            return found
+
+        monkeypatch.setattr(predictor._source, "read", read_meanwhile)
+        assert not predictor.refresh()  # B it was, which answers already
+        monkeypatch.setattr(predictor._source, "read", read)
+        assert predictor.refresh()
+        assert predictor.version == 0
+
+
 def _none(path: Path) -> None:
     path.write_bytes(b"")
 

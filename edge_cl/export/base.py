@@ -8,15 +8,16 @@ import onnx
 from onnx import TensorProto, helper
 
 from edge_cl.backbones import Backbone
+from edge_cl.backbones.backbone import BATCH
 from edge_cl.backbones.cut import FEATURES, IR_VERSION, OPSET, PIXELS, opset_of, read_by, rename_tensors
 from edge_cl.backbones.session import first_line, open_session
 from edge_cl.errors import ExportError, SessionError
 from edge_cl.export.chain import PREFIX
 from edge_cl.export.options import IMAGE_OPSET, Options
+from edge_cl.export.preprocess import IMAGE
 from edge_cl.export.quantise import halve_backbone, open_halved, quantise_backbone
 from edge_cl.export.tensors import NAMES
 
-IMAGE = "image"
 OUTPUTS = frozenset({IMAGE, "logits", "probabilities", "values", "top_probabilities", "top_indices", "cam"})
 
 
@@ -49,7 +50,7 @@ def backbone_base(backbone: Backbone, options: Options, images: list[str]) -> on
     if options.fp16:
         model = onnx.load_from_string(halve_backbone(model.SerializeToString()))
     if options.int8 and images:
-        batches = (backbone.pixels(images[start : start + 8]) for start in range(0, len(images), 8))
+        batches = (backbone.pixels(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
         model = onnx.load_from_string(quantise_backbone(model.SerializeToString(), batches))
     return _named(model)
 

@@ -17,7 +17,7 @@ from edge_cl.export.base import open_base
 from edge_cl.export.chain import Chain
 from edge_cl.export.graph import LOGITS, ROWS, TABLE
 from edge_cl.export.options import Options
-from edge_cl.export.tensors import BIAS, LOOKS, WEIGHTS, Tensors
+from edge_cl.export.tensors import BIAS, LOOKS, WEIGHTS, Tensors, table_of
 
 CAM = "cam"
 CLOSE = 1e-3  # of the means of maps and the features, in units of the largest
@@ -87,7 +87,7 @@ def bias_of_best(tensors: Tensors, features: Floats) -> Floats:
     rows = features @ tensors[WEIGHTS].T + tensors[BIAS]
     if not tensors.get(LOOKS, np.zeros(1)).any():
         return np.broadcast_to(tensors[BIAS], rows.shape)
-    table = tensors[LOOKS] + np.arange(len(tensors[LOOKS]))[:, None]
+    table = table_of(tensors[LOOKS])
     best = rows[:, table].argmax(axis=2)
     return np.asarray(tensors[BIAS][table[np.arange(len(table)), best]])
 

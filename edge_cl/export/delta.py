@@ -28,7 +28,7 @@ from edge_cl.backbones.cut import IR_VERSION, OPSET
 from edge_cl.backbones.session import first_line, open_session
 from edge_cl.errors import ExportError
 from edge_cl.export.build import TYPES, set_metadata
-from edge_cl.export.read import FORM, Export, as_export, check_metadata, load_onnx
+from edge_cl.export.read import FORM, Export, as_export, check_metadata, load_onnx, metadata_of
 from edge_cl.export.tensors import Tensors, digest_of
 
 OLD = "old."
@@ -97,7 +97,7 @@ def apply_delta(path: Path, old: Export) -> Export:
         ExportError: it is no delta, is damaged, or is one from another version.
     """
     model = load_onnx(path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = metadata_of(model)
     check_metadata(str(path), metadata)
     if metadata["edge_cl.kind"] != KIND:
         raise ExportError(f"{path}: expected a delta; found an export of kind {metadata['edge_cl.kind']!r}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_cl.backbones.cut import FEATURES
 from edge_cl.export.chain import Chain
-from edge_cl.export.tensors import BIAS, LOOKS, SCALES, UNITS, UNITS_BIAS, UNITS_ROWS, WEIGHTS, Tensors
+from edge_cl.export.tensors import BIAS, LOOKS, SCALES, UNITS, UNITS_BIAS, UNITS_ROWS, WEIGHTS, Tensors, table_of
 from edge_cl.feature_map import SHORTEST, FeatureMap
 
 LOGITS, PROBABILITIES, VALUES = "logits", "probabilities", "values"
@@ -106,7 +106,7 @@ def _table(chain: Chain, tensors: Tensors, *, is_live: bool) -> str:
     """Return the name of (K, J) which rows are each class's; see `edge_cl.export.tensors`."""
     if not is_live:
         del chain.constants[LOOKS]  # OpenCV 4 gathers by constants alone, and folds no sums of them
-        return chain.constant(TABLE, tensors[LOOKS] + np.arange(len(tensors[LOOKS]))[:, None])
+        return chain.constant(TABLE, table_of(tensors[LOOKS]))
     zero, one = chain.integers("zero", 0), chain.integers("one", 1)
     chain.apply("Shape", "table.shape", LOOKS)
     shape = chain.last

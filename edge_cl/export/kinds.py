@@ -20,12 +20,11 @@ from edge_cl.export.metadata import CHECKSUM, describe_backbone, describe_export
 from edge_cl.export.options import Options
 from edge_cl.export.preprocess import add_preprocessing
 from edge_cl.export.proof import probes_of, prove, prove_base
-from edge_cl.export.read import check_backbone_file, load_onnx, seal_backbone, stable
+from edge_cl.export.read import check_backbone_file, load_onnx, metadata_of, seal_backbone, stable
 from edge_cl.export.target import check_target, make_folder, write_target
 from edge_cl.export.tensors import Tensors, checksum_of, round_rows, tensors_of
 from edge_cl.head import Head
-
-BACKBONE, HEAD = "backbone.onnx", "head.onnx"
+from edge_cl.origin import BACKBONE, HEAD
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def _check_backbone(path: Path, learnt: Learnt, options: Options) -> None:
     """
     assert learnt.backbone is not None
     model = load_onnx(path / BACKBONE)
-    found = {entry.key: entry.value for entry in model.metadata_props}
+    found = metadata_of(model)
     has_images = bool(learnt.images) or found.get("edge_cl.precision") == "int8"
     wanted = describe_backbone(options, learnt.backbone.info, has_images=has_images)
     for key, value in wanted.items():

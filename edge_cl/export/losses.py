@@ -90,12 +90,12 @@ def backbone_loss(learnt: Learnt, base: onnx.ModelProto, places: list[int], opti
     sources: list[Any] = [learnt.images[place] for place in places] or learnt.probe_images()
     labels = np.array([learnt.labels[place] for place in places] if learnt.labels else [], np.int64)
     session = open_base(base, options)
-    blocks = []
+    plain, small = [], []
     for start in range(0, len(sources), BATCH):
-        pixels = backbone.pixels(sources[start : start + BATCH])
-        blocks.append(session.run([FEATURES], {PIXELS: pixels})[0])
-    plain = backbone.extract(sources).features
-    both = (learnt.feature_map.apply(plain), learnt.feature_map.apply(np.concatenate(blocks)))
+        inputs = {PIXELS: backbone.pixels(sources[start : start + BATCH])}  # decoded once, for both
+        plain.append(backbone.session.run([FEATURES], inputs)[0])
+        small.append(session.run([FEATURES], inputs)[0])
+    both = (learnt.feature_map.apply(np.concatenate(plain)), learnt.feature_map.apply(np.concatenate(small)))
     return _compare(learnt.head, learnt.head, both, labels)
 
 

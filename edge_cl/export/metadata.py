@@ -42,6 +42,7 @@ from edge_cl.backbones.preprocessing import METADATA_KEY
 from edge_cl.export.options import Options
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head
+from edge_cl.origin import SHA256_KEY
 
 FORMAT = "2"
 CHECKSUM = "edge_cl.checksum"
@@ -110,7 +111,7 @@ def describe_backbone(options: Options, info: BackboneInfo, *, has_images: bool)
 def _describe_source(info: BackboneInfo) -> dict[str, str]:
     return {
         "edge_cl.backbone": info.name,
-        "edge_cl.backbone_sha256": info.sha256,
+        SHA256_KEY: info.sha256,
         METADATA_KEY: info.preprocessing.to_json(),
         FEATURES_KEY: FEATURES,
     }

@@ -12,11 +12,12 @@ from edge_cl.backbones import UnreadableImageError, read_rgb
 from edge_cl.backbones.cut import FEATURES, PIXELS
 from edge_cl.backbones.session import first_line
 from edge_cl.errors import ExportError, InputError, SessionError
-from edge_cl.export.base import IMAGE, open_base
+from edge_cl.export.base import open_base
 from edge_cl.export.cam import CAM, bias_of_best
 from edge_cl.export.graph import LOGITS, PROBABILITIES, TOP, VALUES
 from edge_cl.export.learnt import N_PROBES, Learnt
 from edge_cl.export.options import Options
+from edge_cl.export.preprocess import IMAGE
 from edge_cl.export.tensors import Tensors, head_from, tensors_of
 from edge_cl.feature_map import FeatureMap
 from edge_cl.head import Head

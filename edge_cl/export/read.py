@@ -24,7 +24,6 @@ from edge_cl.head import HEADS, Head
 from edge_cl.inputs import MAX_DIM, clean_name
 from edge_cl.origin import Origin
 
-MAX_BYTES = (1 << 31) - 1  # protobuf's limit
 _OTHERS = {
     "backbone": "a backbone alone; its head is head.onnx beside it",
     "delta": "a delta; apply it to an earlier export: edge-cl patch",
@@ -62,6 +61,11 @@ class Export:
         return Origin.of_metadata(self.metadata, self.feature_map.n_inputs, self.name)
 
 
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """Return what a model says of itself."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Return the model in a file.
 
@@ -72,6 +76,15 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         data = path.read_bytes()
     except OSError as error:
         raise ExportError(f"{path}: cannot be read: {error.strerror}") from None
+    return _parse(data, str(path))
+
+
+def _parse(data: bytes, path: str) -> onnx.ModelProto:
+    """Return the model in the bytes of a file.
+
+    Raises:
+        ExportError: they are no ONNX.
+    """
     try:
         model = onnx.load_from_string(data)
     except Exception:  # protobuf's classes differ between its versions
@@ -102,9 +115,16 @@ def read_export(path: Path) -> Export:
     Raises:
         ExportError: it is no ONNX, no export of a head, of another format, or damaged.
     """
-    model = load_onnx(path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return as_export(str(path), model, metadata, read_tensors(str(path), model))
+    return _as_read(load_onnx(path), str(path))
+
+
+def export_in(data: bytes, name: str) -> Export:
+    """Return the export in the bytes of a file; see `read_export`."""
+    return _as_read(_parse(data, name), name)
+
+
+def _as_read(model: onnx.ModelProto, name: str) -> Export:
+    return as_export(name, model, metadata_of(model), read_tensors(name, model))
 
 
 def read_tensors(name: str, model: onnx.ModelProto) -> Tensors:
@@ -114,7 +134,7 @@ def read_tensors(name: str, model: onnx.ModelProto) -> Tensors:
         ExportError: they are none.
     """
     found = _arrays(name, [weight for weight in model.graph.initializer if weight.name in (*NAMES, TABLE)])
-    if any(entry.key == "edge_cl.head" and entry.value == "linear" for entry in model.metadata_props):
+    if metadata_of(model).get("edge_cl.head") == "linear":
         table = found.get(TABLE, np.zeros((1, 1), np.int64))  # a graph of one look for each class does without
         found.setdefault(LOOKS, table - np.arange(len(table))[:, None])
     return {name: found[name] for name in NAMES if name in found}

@@ -7,7 +7,7 @@ from pathlib import Path
 from edge_cl.backbones import BackboneInfo
 from edge_cl.backbones.cache import sha256_of
 from edge_cl.errors import ExportError
-from edge_cl.export.read import load_onnx
+from edge_cl.export.read import load_onnx, metadata_of
 from edge_cl.files import write_whole
 
 
@@ -72,7 +72,7 @@ def _found_at(path: Path, info: BackboneInfo | None) -> str:
     if info is not None and sha256_of(path) == info.sha256:
         return "the backbone itself"
     try:
-        metadata = {entry.key: entry.value for entry in load_onnx(path).metadata_props}
+        metadata = metadata_of(load_onnx(path))
     except ExportError:
         return ""
     return "the backbone of a split export" if metadata.get("edge_cl.kind") == "backbone" else ""

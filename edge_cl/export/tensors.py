@@ -89,6 +89,11 @@ def head_from(tensors: Tensors, classes: Sequence[str], kind: str, *, has_tasks:
     return head
 
 
+def table_of(offsets: Ints) -> Ints:
+    """Return (K, J) which rows are each class's, of `head.looks`."""
+    return np.asarray(offsets + np.arange(len(offsets))[:, None])
+
+
 def round_rows(head: Head) -> Head:
     """Return the head whose rows are what is left of them as int8."""
     return replace(head_from(tensors_of(head, is_int8=True), head.classes, head.kind), has_tasks=head.has_tasks)
@@ -131,7 +136,7 @@ def _owners(offsets: Ints, n_classes: int, n_rows: int) -> Ints:
     """
     if offsets.dtype != np.int64 or offsets.ndim != 2 or len(offsets) != n_classes:
         raise ValueError(f"{LOOKS} of shape {offsets.shape} for {n_rows} rows of {n_classes} classes")
-    rows = offsets + np.arange(n_classes)[:, None]
+    rows = table_of(offsets)
     owners = np.full(n_rows - n_classes, -1, np.int64)
     is_further = (rows >= n_classes) & (rows < n_rows)
     owners[rows[is_further] - n_classes] = np.nonzero(is_further)[0]

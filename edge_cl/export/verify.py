@@ -9,12 +9,11 @@ import numpy as np
 
 from edge_cl.errors import ExportError
 from edge_cl.export.base import base_of
-from edge_cl.export.kinds import BACKBONE, HEAD
 from edge_cl.export.learnt import Learnt
 from edge_cl.export.proof import probes_of, prove, prove_base
 from edge_cl.export.read import Export, load_onnx, read_export
 from edge_cl.export.tensors import Tensors, round_rows, tensors_of
-from edge_cl.origin import Origin
+from edge_cl.origin import BACKBONE, HEAD, Origin
 
 
 @dataclass(frozen=True)
