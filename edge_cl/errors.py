@@ -51,5 +51,17 @@ class ExportError(EdgeClError, RuntimeError):
     """The exported file was not written, or did not agree with the learner."""
 
 
+class BundleError(EdgeClError, ValueError):
+    """A signed bundle or a head blob is damaged, not signed by the key, or not for this device."""
+
+
+class SlotError(EdgeClError, RuntimeError):
+    """No head can be put into a slot, or started from one."""
+
+
+class LinkError(EdgeClError, ConnectionError):
+    """A device does not answer, or refuses what it is sent."""
+
+
 class DeviceError(EdgeClError, RuntimeError):
     """The device that was asked for is not there, failed, or has too little memory."""

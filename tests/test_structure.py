@@ -41,7 +41,7 @@ FLOORS = [  # a module may import from its own floor's package and from floors b
     {"edge_cl.answering"},
     {"edge_cl.teaching", "edge_cl.exporting", "edge_cl.served"},
     {"edge_cl.learner", "edge_cl.predictor"},
-    {"edge_cl.demo", "edge_cl.bench"},
+    {"edge_cl.demo", "edge_cl.bench", "edge_firmware"},
     {"edge_cl.cli"},
 ]
 
@@ -63,12 +63,13 @@ def imports_of(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= names if node.module == "edge_cl" else {node.module}
-    return {name for name in found if name.startswith(("edge_cl.", "edge_kernels"))}
+    return {name for name in found if name.startswith(("edge_cl.", "edge_kernels", "edge_firmware"))}
 
 
 def modules() -> list[tuple[str, Path]]:
     files = [(p, ROOT) for p in (ROOT / "edge_cl").rglob("*.py")]
-    files += [(p, ROOT / "kernels") for p in (ROOT / "kernels").rglob("*.py")]
+    for folder in ("kernels", "firmware_bridge"):
+        files += [(p, ROOT / folder) for p in (ROOT / folder).rglob("*.py")]
     named = [(str(p.relative_to(base).with_suffix("")).replace("/", "."), p) for p, base in files]
     return sorted((name.removesuffix(".__init__"), p) for name, p in named)
 
