@@ -50,7 +50,8 @@ class Signer:
 
     def check(self, library: ctypes.CDLL, blob: bytes) -> str:
         """Return the name of what the device finds."""
-        return NAMES[library.edge_verify_ed25519(self.id + self.point, blob, len(blob) - SIGNATURE_BYTES)]
+        found: int = library.edge_verify_ed25519(self.id + self.point, blob, len(blob) - SIGNATURE_BYTES)
+        return NAMES[found]
 
 
 def test_what_was_signed_is_taken(library: ctypes.CDLL) -> None:
