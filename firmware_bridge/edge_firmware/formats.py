@@ -112,20 +112,18 @@ BLOB = Layout(
 )
 
 RECORD_MAGIC = int.from_bytes(b"EDGR", "little")
-NO_SLOT = 0xFF
+NO_SLOT = NO_TRIAL = 0xFFFFFFFF
 
 RECORD = Layout(
     "EDGE_RECORD",
     (
         Field("magic", "u32", "`EDGR`"),
-        Field("sequence", "u32", "one more than that of the record before"),
-        Field("active", "u8", "the slot that is confirmed, 0 or 1; 255: none"),
-        Field("trial", "u8", "the slot that is on trial, the other one; 255: none"),
-        Field("tries", "u8", "boots that the trial has left"),
-        Field("reserved", "u8", ""),
-        Field("counter", "u32", "the highest security counter of a confirmed head"),
+        Field("sequence", "u32", "one more than that of the record before; it may wrap"),
+        Field("active", "u32", "the slot that is confirmed, 0 or 1; all ones: none"),
+        Field("tries", "u32", "boots that the trial of the other slot (without a confirmed one: 0) has left; all ones: no trial"),
         Field("version", "u32", "of the head in the active slot"),
-        Field("unused", "u8[8]", ""),
+        Field("parent", "u32", "of that head"),
+        Field("counter", "u32", "its security counter: no lower one is taken"),
         Field("crc", "u32", "CRC-32 of the bytes before it"),
     ),
 )

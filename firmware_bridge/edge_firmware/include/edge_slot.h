@@ -1,5 +1,9 @@
 /* Two slots for heads and the records that say which one runs: whatever byte a power cut leaves, a head that was
- * verified starts, the one before or the new one. */
+ * verified starts, the one before or the new one.
+ *
+ * After a reset: open, then boot. An update: spare, erase and program that slot, try, reset; then boot gives the new head
+ * on trial, and confirm or reject ends the trial. What is called out of this order gives EDGE_E_STATE and writes
+ * nothing. */
 #ifndef EDGE_SLOT_H
 #define EDGE_SLOT_H
 
@@ -9,13 +13,14 @@
 extern "C" {
 #endif
 
-/* The flash. Callbacks give 0 when done; bits go from 1 to 0 by `program` and back by `erase` alone. */
+/* The flash. Callbacks give 0 when done; bits go from 1 to 0 by `program` and back by `erase` alone. Records are read
+ * and programmed as whole 32 bytes, at multiples of 32: units of up to 32 bytes will do, and none is programmed twice. */
 typedef struct edge_flash {
     int (*read)(void *context, uint32_t address, void *bytes, uint32_t n_bytes);
     int (*erase)(void *context, uint32_t address); /* one sector */
     int (*program)(void *context, uint32_t address, const void *bytes, uint32_t n_bytes); /* multiples of the unit */
     void *context;
-    uint32_t sector_bytes;
+    uint32_t sector_bytes; /* a power of two, at least 32 */
     uint32_t slot_address[2];
     uint32_t slot_bytes;     /* a multiple of the sector */
     uint32_t record_address; /* of n_record_sectors sectors, at least 2 */
@@ -23,38 +28,50 @@ typedef struct edge_flash {
 } edge_flash;
 
 /* Says whether the head in a slot may run: whole, signed, for this device, its counter no lower than `counter`, and
- * its canaries get their answers. */
+ * its canaries get their answers. Where it says EDGE_OK the slot begins with the head's blob. */
 typedef edge_error (*edge_check)(void *context, uint32_t slot, uint32_t counter);
+
+/* A record as it lies in flash. */
+typedef struct edge_record {
+    uint32_t magic;
+    uint32_t sequence;
+    uint32_t active; /* the slot that is confirmed; EDGE_NONE: none */
+    uint32_t tries;  /* boots that the trial of the other slot has left; EDGE_NONE: there is no trial */
+    uint32_t version;
+    uint32_t parent;
+    uint32_t counter; /* the lowest security counter that is taken */
+    uint32_t crc;
+} edge_record;
 
 typedef struct edge_slots {
     const edge_flash *flash;
     edge_check check;
-    void *context;         /* what `check` is given */
-    uint32_t place;        /* of the newest record; EDGE_NONE: there is none */
-    uint8_t record[EDGE_RECORD_SIZE];
+    void *context;      /* what `check` is given */
+    uint32_t place;     /* of the newest record, in bytes from the first sector's start */
+    uint32_t chosen;    /* the slot that `boot` chose; where none may run, the confirmed one */
+    edge_record record; /* the newest */
 } edge_slots;
 
 /* Reads the records. Every content of the flash is a state: without a valid record no slot is confirmed. */
 void edge_slots_open(edge_slots *slots, const edge_flash *flash, edge_check check, void *context);
 
 /* Chooses the slot to run: one on trial, after a try was counted and if its check passes, else the confirmed one, else
- * any whose check passes. EDGE_E_EMPTY: none may run. `is_trial`: it has to be confirmed. */
+ * any whose check passes, which then is the confirmed one (of two the one of the higher counter, of equal ones slot 0).
+ * EDGE_E_EMPTY: none may run. `is_trial`: it has to be confirmed. */
 edge_error edge_slots_boot(edge_slots *slots, uint32_t *slot, int *is_trial);
 
-/* Makes the slot on trial the confirmed one; from now on no lower counter is taken than its head's. */
-edge_error edge_slots_confirm(edge_slots *slots, uint32_t version, uint32_t counter);
+/* Makes the slot that runs on trial the confirmed one; from now on no lower counter is taken than its head's. */
+edge_error edge_slots_confirm(edge_slots *slots);
 
 /* Ends a trial: the confirmed slot runs from the next boot on. */
 edge_error edge_slots_reject(edge_slots *slots);
 
-/* The slot to write a new head into; a trial in it ends before. Its sectors are for the caller to erase. */
+/* The slot to write a new head into; a trial of it that waits for a boot ends before. Its sectors are for the caller to
+ * erase. Never the slot that runs: EDGE_E_STATE while one runs that is not the confirmed one. */
 edge_error edge_slots_spare(edge_slots *slots, uint32_t *slot);
 
-/* Puts the spare slot on trial for so many boots, if its check passes. */
+/* Puts the spare slot on trial for so many boots, 1 to 255, if its check passes; else what the check said. */
 edge_error edge_slots_try(edge_slots *slots, uint32_t tries);
-
-uint32_t edge_slots_active(const edge_slots *slots);  /* EDGE_NONE: none is confirmed */
-uint32_t edge_slots_counter(const edge_slots *slots); /* the lowest that is taken */
 
 #ifdef __cplusplus
 }
