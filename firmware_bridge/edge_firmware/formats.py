@@ -120,7 +120,11 @@ RECORD = Layout(
         Field("magic", "u32", "`EDGR`"),
         Field("sequence", "u32", "one more than that of the record before; it may wrap"),
         Field("active", "u32", "the slot that is confirmed, 0 or 1; all ones: none"),
-        Field("tries", "u32", "boots that the trial of the other slot (without a confirmed one: 0) has left; all ones: no trial"),
+        Field(
+            "tries",
+            "u32",
+            "boots that the trial of the other slot (without a confirmed one: 0) has left; all ones: no trial",
+        ),
         Field("version", "u32", "of the head in the active slot"),
         Field("parent", "u32", "of that head"),
         Field("counter", "u32", "its security counter: no lower one is taken"),

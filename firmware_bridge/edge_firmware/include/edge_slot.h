@@ -35,8 +35,8 @@ typedef edge_error (*edge_check)(void *context, uint32_t slot, uint32_t counter)
 typedef struct edge_record {
     uint32_t magic;
     uint32_t sequence;
-    uint32_t active; /* the slot that is confirmed; EDGE_NONE: none */
-    uint32_t tries;  /* boots that the trial of the other slot has left; EDGE_NONE: there is no trial */
+    uint32_t active; /* the slot that is confirmed; EDGE_NO_SLOT: none */
+    uint32_t tries;  /* boots that the trial of the other slot has left; EDGE_NO_TRIAL: there is none */
     uint32_t version;
     uint32_t parent;
     uint32_t counter; /* the lowest security counter that is taken */
@@ -70,7 +70,7 @@ edge_error edge_slots_reject(edge_slots *slots);
  * erase. Never the slot that runs: EDGE_E_STATE while one runs that is not the confirmed one. */
 edge_error edge_slots_spare(edge_slots *slots, uint32_t *slot);
 
-/* Puts the spare slot on trial for so many boots, 1 to 255, if its check passes; else what the check said. */
+/* Puts the spare slot on trial for so many boots, at least 1, if its check passes; else what the check said. */
 edge_error edge_slots_try(edge_slots *slots, uint32_t tries);
 
 #ifdef __cplusplus

@@ -6,7 +6,7 @@
 #error "records are read as they lie: for little-endian cores only"
 #endif
 
-#define NOT_BOOTED 0xFFFFFFFEu /* `chosen` before `boot`: no slot, and not EDGE_NONE */
+#define NOT_BOOTED 0xFFFFFFFEu /* `chosen` before `boot`: no slot, and not EDGE_NO_SLOT */
 
 typedef char edge_record_has_no_gaps[sizeof(edge_record) == EDGE_RECORD_SIZE ? 1 : -1];
 
@@ -30,7 +30,8 @@ static void find(edge_slots *slots)
     slots->place = n_bytes - EDGE_RECORD_SIZE;
     slots->record.magic = EDGE_RECORD_MAGIC;
     slots->record.sequence = slots->record.version = slots->record.parent = slots->record.counter = 0;
-    slots->record.active = slots->record.tries = EDGE_NONE;
+    slots->record.active = EDGE_NO_SLOT;
+    slots->record.tries = EDGE_NO_TRIAL;
     for (place = 0; place < n_bytes; place += EDGE_RECORD_SIZE) {
         if (read_place(slots, place, &found) != 0 || found.magic != EDGE_RECORD_MAGIC || found.active + 1u > 2u ||
             found.crc != crc_of(&found))
@@ -100,7 +101,8 @@ static int take(edge_slots *slots, uint32_t slot)
         return 0;
     slots->record.version = numbers[0];
     slots->record.parent = numbers[1];
-    slots->record.counter = numbers[2];
+    if (numbers[2] > slots->record.counter) /* it never falls, whatever `check` lets pass */
+        slots->record.counter = numbers[2];
     return 1;
 }
 
@@ -113,26 +115,33 @@ void edge_slots_open(edge_slots *slots, const edge_flash *flash, edge_check chec
     find(slots);
 }
 
+/* Whether the head in a slot may run. */
+static int passes(const edge_slots *slots, uint32_t slot, uint32_t counter)
+{
+    return slots->check(slots->context, slot, counter) == EDGE_OK;
+}
+
 edge_error edge_slots_boot(edge_slots *slots, uint32_t *slot, int *is_trial)
 {
-    const uint32_t active = slots->record.active, tries = slots->record.tries, trial = active == 0;
-    uint32_t least = slots->record.counter, other;
+    uint32_t active = slots->record.active, least, other;
     *is_trial = 0;
-    if (tries != EDGE_NONE) {
+    if (slots->record.tries != EDGE_NO_TRIAL) {
         /* Counted before the check: a head that stops the device in it must not be tried for ever. */
-        if (tries != 0 && save(slots, active, tries - 1u) == EDGE_OK &&
-            slots->check(slots->context, trial, least) == EDGE_OK) {
+        if (slots->record.tries != 0 && save(slots, active, slots->record.tries - 1u) == EDGE_OK &&
+            passes(slots, active == 0, slots->record.counter)) {
             *is_trial = 1;
-            *slot = slots->chosen = trial;
+            *slot = slots->chosen = active == 0;
             return EDGE_OK;
         }
-        (void)save(slots, active, EDGE_NONE); /* else the next boot ends the trial */
+        (void)edge_slots_reject(slots); /* where that fails the next boot ends the trial */
+        active = slots->record.active;
     }
     *slot = slots->chosen = active;
-    if (active != EDGE_NONE && slots->check(slots->context, active, least) == EDGE_OK)
+    least = slots->record.counter;
+    if (active != EDGE_NO_SLOT && passes(slots, active, least))
         return EDGE_OK;
     for (other = 0; other < 2u; other++) {
-        if (other == active || slots->check(slots->context, other, least) != EDGE_OK || !take(slots, other))
+        if (other == active || !passes(slots, other, least) || !take(slots, other))
             continue;
         *slot = slots->chosen = other;
         least = slots->record.counter + 1u; /* a second one must have a higher counter */
@@ -141,20 +150,21 @@ edge_error edge_slots_boot(edge_slots *slots, uint32_t *slot, int *is_trial)
     }
     if (slots->chosen == active)
         return EDGE_E_EMPTY;
-    (void)save(slots, slots->chosen, EDGE_NONE); /* else the next boot chooses again, and there is no spare slot */
+    (void)save(slots, slots->chosen, EDGE_NO_TRIAL); /* else the next boot chooses again; no slot is spare till then */
     return EDGE_OK;
 }
 
 edge_error edge_slots_confirm(edge_slots *slots)
 {
-    if (slots->record.tries == EDGE_NONE || slots->chosen == slots->record.active || slots->chosen == NOT_BOOTED)
+    const uint32_t trial = slots->record.active == 0;
+    if (slots->record.tries == EDGE_NO_TRIAL || slots->chosen != trial)
         return EDGE_E_STATE;
-    return take(slots, slots->chosen) ? save(slots, slots->chosen, EDGE_NONE) : EDGE_E_FLASH;
+    return take(slots, trial) ? save(slots, trial, EDGE_NO_TRIAL) : EDGE_E_FLASH;
 }
 
 edge_error edge_slots_reject(edge_slots *slots)
 {
-    return slots->record.tries == EDGE_NONE ? EDGE_E_STATE : save(slots, slots->record.active, EDGE_NONE);
+    return slots->record.tries == EDGE_NO_TRIAL ? EDGE_E_STATE : save(slots, slots->record.active, EDGE_NO_TRIAL);
 }
 
 edge_error edge_slots_spare(edge_slots *slots, uint32_t *slot)
@@ -162,14 +172,14 @@ edge_error edge_slots_spare(edge_slots *slots, uint32_t *slot)
     if (slots->chosen != slots->record.active)
         return EDGE_E_STATE;
     *slot = slots->chosen == 0;
-    return slots->record.tries == EDGE_NONE ? EDGE_OK : edge_slots_reject(slots);
+    return slots->record.tries == EDGE_NO_TRIAL ? EDGE_OK : edge_slots_reject(slots);
 }
 
 edge_error edge_slots_try(edge_slots *slots, uint32_t tries)
 {
     const uint32_t active = slots->record.active, spare = active == 0;
     edge_error error;
-    if (slots->chosen != active || tries - 1u > 0xFEu)
+    if (slots->chosen != active || tries == 0 || tries == EDGE_NO_TRIAL)
         return EDGE_E_STATE;
     error = slots->check(slots->context, spare, slots->record.counter);
     return error == EDGE_OK ? save(slots, active, tries) : error;
