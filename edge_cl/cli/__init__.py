@@ -19,6 +19,8 @@ COMMANDS = {
     "export": "Write the learnt classifier as ONNX, or as C.",
     "verify": "Check an exported file against its state.",
     "patch": "Bring an exported file up to date by a delta.",
+    "keygen": "Make a key that signs heads for devices.",
+    "pack": "Write the learnt head as a signed bundle for devices.",
     "info": "Show classes, backbone and bytes of a state.",
     "log": "Show every committed change.",
     "diff": "Show what changed between two versions.",

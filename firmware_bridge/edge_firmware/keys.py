@@ -23,13 +23,18 @@ from edge_cl.files import move_new, sync_folder, write_whole
 KEY_ID_BYTES, POINT_BYTES = 8, 32
 MOST_BYTES = 1 << 16  # of a PEM file
 C_KEY = """\
-/* The public key {id}, made by edge-cl keygen: heads signed with it are taken. */
+/* The public key {id}, written by edge-cl keygen: heads signed with it are taken. */
+#ifndef {guard}
+#define {guard}
+
 #include "edge_sign.h"
 
 static const edge_key {name} = {{
     {{{id_bytes}}},
     {{{point}}},
 }};
+
+#endif
 """
 
 
@@ -90,7 +95,9 @@ class PublicKey:
 
     def to_c(self, name: str) -> str:
         """Return the key as a C header that defines it as `name`."""
-        return C_KEY.format(name=name, id=self.key_id.hex(), id_bytes=_c_bytes(self.key_id), point=_c_bytes(self.point))
+        halves = ",\n     ".join(_c_bytes(self.point[start : start + 16]) for start in (0, 16))
+        told = {"id": self.key_id.hex(), "id_bytes": _c_bytes(self.key_id), "point": halves}
+        return C_KEY.format(name=name, guard=f"{name.upper()}_H", **told)
 
 
 class SigningKey:
@@ -174,9 +181,9 @@ def write_c_key(path: str | os.PathLike[str], key: PublicKey) -> None:
 
 
 def c_name(path: Path) -> str:
-    """Return what a key is called in a C header of this name."""
+    """Return what a key is called in a C header of this name: `door_public` in door.h."""
     name = re.sub(r"\W", "_", path.name.split(".")[0], flags=re.ASCII)
-    return f"edge_{name}" if not name or name[0].isdigit() else name
+    return f"edge_{name}_public" if not name or name[0].isdigit() else f"{name}_public"
 
 
 def _write_private(path: Path, pem: bytes) -> None:

@@ -1,4 +1,4 @@
-"""From a learner to a signed bundle: what is asked of it, the range that its features have, the proof of the result."""
+"""From a learner to a signed bundle: what is asked of it, what it becomes, and the proof of the result."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from edge_kernels.arrays import Floats
 
 from edge_cl import Learner
-from edge_cl.backbones import Extraction, Progress, Skipped
+from edge_cl.backbones import Progress, Skipped
 from edge_cl.errors import BundleError, InputError
 from edge_cl.export import Learnt
-from edge_cl.export.quantise import TINY
 from edge_cl.export.target import check_target, write_target
-from edge_cl.exporting import Source, gather
-from edge_cl.inputs import check_samples
-from edge_cl.samples import list_images, read_features
-from edge_firmware.arithmetic import HIGHEST, LOWEST, logits_float, quantise
+from edge_cl.exporting import gather
+from edge_firmware.arithmetic import logits_float, quantise
 from edge_firmware.blob import Blob
 from edge_firmware.bundle import Bundle, from_bytes, sign_blob, to_bytes
 from edge_firmware.canaries import check_canaries, logits_of, with_canaries
 from edge_firmware.heads import Facts, Grid, check_head, float_blob, int8_blob
 from edge_firmware.keys import SigningKey
 from edge_firmware.onnx_head import check_onnx, head_onnx
+from edge_firmware.ranges import features_of, given_grid, measure
 
 N_CANARIES, MOST_CANARIES = 4, 256
-SPREAD = 4.0  # deviations above the highest mean: on Caltech-101 it is 1.4 times the range that there is
-GUESSED = "the range of the features is guessed from class means and their spread; measure it with --samples DIR"
-MEANS_ONLY = "the range of the features is that of class means, which is too narrow; measure it with --samples DIR"
 
 
 @dataclass(frozen=True)
@@ -148,19 +142,19 @@ def pack(  # noqa: PLR0913 - what can be asked of a bundle
         ExportError: the target cannot be written, or is something else.
     """
     signing = key if isinstance(key, SigningKey) else SigningKey.open(key)
-    options = Options(product, counter, float32, canaries, _given_grid(feature_scale, feature_zero_point)).checked()
+    options = Options(product, counter, float32, canaries, given_grid(feature_scale, feature_zero_point)).checked()
     check_bundle_target(Path(target))
     with contextlib.ExitStack() as stack:
         if not isinstance(source, Learner):
             source = stack.enter_context(Learner.open(source, read_only=True, backbone=backbone, check=False))
         learner, name = source, str(source._state.name)
         learner.head  # noqa: B018 - says what to type where nothing was learnt
-        asked = None if samples is None else _features_of(learner, samples, on_progress)
+        asked = None if samples is None else features_of(learner, samples, on_progress)
         told = learner._source(needs_backbone=False)
         with told.current.state.reading():
             learnt = gather(told, is_int8=True)
             check_head(learnt.head, learnt.feature_map, is_int8=not options.is_float32)
-            features, grid, notes = _measure(told, learnt, asked[0] if asked else None)
+            features, grid, notes = measure(told, learnt, asked[0] if asked else None)
     facts = _facts_of(learnt, Path(name), options, signing)
     exact = (learnt.head, learnt.feature_map)
     make = float_blob if options.is_float32 else int8_blob
@@ -172,15 +166,6 @@ def pack(  # noqa: PLR0913 - what can be asked of a bundle
     if options.features is not None or options.is_float32:
         notes = ()
     return _report(Path(target), data, signing, (agreement, len(features)), (notes, asked[1] if asked else ()))
-
-
-def read_asked(path: str | os.PathLike[str]) -> Any:
-    """Return what samples at a path are: features (N, D) of an .npz, or images anywhere in a folder.
-
-    Raises:
-        InputError: there are none.
-    """
-    return read_features(path) if os.fspath(path).endswith(".npz") else list_images(path).samples
 
 
 def check_bundle_target(path: Path) -> None:
@@ -195,70 +180,6 @@ def check_bundle_target(path: Path) -> None:
         with path.open("rb") as file:
             if file.read(2) not in {b"", b"\xd2\x84"}:  # tag 18, an array of four
                 raise BundleError(f"{path}: is no bundle, and would be replaced; choose another name, as out.edgehead")
-
-
-def _given_grid(scale: float | None, zero: int | None) -> Grid | None:
-    """Return the grid that an int8 backbone has.
-
-    Raises:
-        InputError: it is half given, or out of range.
-    """
-    if scale is None and zero is None:
-        return None
-    if scale is None or zero is None:
-        raise InputError("feature_scale: needs feature_zero_point too, and that it; see the output of the backbone")
-    with np.errstate(over="ignore"):
-        rounded = float(np.float32(scale))
-    if not TINY <= rounded < np.inf:
-        raise InputError(f"feature_scale: expected a number above 0 that float32 holds; found {scale!r}")
-    if isinstance(zero, bool) or not isinstance(zero, int) or not LOWEST <= zero <= HIGHEST:
-        raise InputError(f"feature_zero_point: expected {LOWEST} to {HIGHEST}; found {zero!r}")
-    return Grid(rounded, zero)
-
-
-def _features_of(learner: Learner, samples: Any, on_progress: Progress) -> tuple[Floats, tuple[Skipped, ...]]:
-    """Return features (N, D) of samples, as they are before the map, and what could not be read.
-
-    Raises:
-        InputError: there is none.
-    """
-    if isinstance(samples, str | os.PathLike):
-        samples = read_asked(samples)
-    info = learner.backbone_info
-    dim = info.dim if info else learner._source(needs_backbone=False).dim
-    checked = check_samples(samples, dim, has_backbone=info is not None)
-    if isinstance(checked, np.ndarray) and checked.ndim == 2:
-        extraction = Extraction(checked, np.arange(len(checked)), ())
-    else:
-        assert learner.backbone is not None
-        extraction = learner.backbone.extract(checked, on_progress)
-    if not len(extraction.features):
-        raise InputError("samples: expected at least one that can be read; found none")
-    return extraction.features, tuple(extraction.skipped)
-
-
-def _measure(source: Source, learnt: Learnt, asked: Floats | None) -> tuple[Floats, Grid, tuple[str, ...]]:
-    """Return features (N, D) to ask, as they are before the map, the grid of features, and what is to be said of it."""
-    if asked is not None:
-        return asked, Grid.over(float(asked.min()), float(asked.max())), ()
-    seen, feature_map = learnt.stored[0], learnt.feature_map
-    features = feature_map.invert(seen)
-    assert features is not None
-    low, high = float(seen.min(initial=0)), float(seen.max(initial=0))
-    notes: tuple[str, ...] = ()
-    memory = source.current.memory(source.dim)
-    if not len(memory.replay.records):
-        statistics = memory.statistics
-        notes = (MEANS_ONLY,)
-        if statistics.scatter is not None and statistics.counts.sum():
-            notes = (GUESSED,)
-            spread = SPREAD * np.sqrt(np.maximum(np.diag(statistics.scatter), 0) / statistics.counts.sum())
-            low, high = float((seen.min(axis=0) - spread).min()), float((seen.max(axis=0) + spread).max())
-    if feature_map.is_raised:  # only features that are never below 0 are; a lossy code may give others
-        low = 0.0
-    ends = feature_map.invert(np.array([[low, high]], np.float32))
-    assert ends is not None
-    return features, Grid.over(float(ends[0, 0]), float(ends[0, 1])), notes
 
 
 def _facts_of(learnt: Learnt, state: Path, options: Options, key: SigningKey) -> Facts:
