@@ -139,15 +139,24 @@ def read_bundle(path: str | os.PathLike[str], key: PublicKey | None = None) -> B
     Raises:
         BundleError: there is none, it is damaged, or signed with another key.
     """
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: expected a bundle: {getattr(error, 'strerror', None) or error}") from None
+    data = read_bytes(path)
     try:
         return from_bytes(data, key)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from None
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of a file that may be a bundle, no more than one has.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: expected a bundle: {getattr(error, 'strerror', None) or error}") from None
 
 
 def from_bytes(data: bytes, key: PublicKey | None = None) -> Bundle:
