@@ -132,6 +132,74 @@ RECORD = Layout(
     ),
 )
 
+LINK_PROTOCOL = 1
+LINK_HELLO, LINK_BEGIN, LINK_SKIP, LINK_WRITE, LINK_COPY, LINK_TRY, LINK_REBOOT = range(1, 8)
+LINK_ANSWER = 0x80  # the type of an answer is that of its request with this bit
+LINK_UNIT = 32  # transfers go on in multiples of it: one of every flash's program unit
+LINK_RUNS, LINK_ON_TRIAL, LINK_CHECKS_KEY, LINK_CHECKS_PRODUCT, LINK_CHECKS_BACKBONE = 1, 2, 4, 8, 16
+
+LINK_FRAME = Layout(
+    "EDGE_LINK_FRAME",
+    (
+        Field("type", "u8", "of the request; of an answer with 128 added"),
+        Field("sequence", "u8", "the host's; an answer has that of its request"),
+    ),
+)
+LINK_BLOB = Layout(
+    "EDGE_LINK_BLOB",
+    (
+        Field("bytes", "u32", "of the blob that is to be sent"),
+        Field("crc", "u32", "CRC-32 of all its bytes: what the transfer is known by"),
+    ),
+)
+LINK_SECTOR = Layout(
+    "EDGE_LINK_SECTOR",
+    (
+        Field("offset", "u32", "a multiple of the sector"),
+        Field("crc", "u32", "CRC-32 of the blob from there to the end of the sector or of the blob"),
+    ),
+)
+LINK_DATA = Layout(
+    "EDGE_LINK_DATA",
+    (Field("offset", "u32", "of the data behind it: a multiple of 32 bytes, at most a chunk, 0xFF past the end"),),
+)
+LINK_RANGE = Layout(
+    "EDGE_LINK_RANGE",
+    (
+        Field("offset", "u32", "in the new blob"),
+        Field("source", "u32", "in the blob that runs"),
+        Field("bytes", "u32", "a multiple of 32"),
+    ),
+)
+LINK_MARK = Layout("EDGE_LINK_MARK", (Field("crc", "u32", "what the transfer is known by"),))
+LINK_ACK = Layout(
+    "EDGE_LINK_ACK",
+    (
+        Field("error", "u8", "an `edge_error`; 0: ok"),
+        Field("next", "u32", "everything before it lies in the spare slot"),
+        Field("crc", "u32", "SKIP: of what lies in the sector; else 0"),
+    ),
+)
+LINK_INFO = Layout(
+    "EDGE_LINK_INFO",
+    (
+        Field("protocol", "u8", "1"),
+        Field("flags", "u8", "1: a head runs; 2: on trial; the device checks 4: signature, 8: product, 16: backbone"),
+        Field("error", "u8", "`edge_error` of the last TRY, or what the firmware set"),
+        Field("reserved", "u8", ""),
+        Field("chunk", "u32", "the most bytes of data in a WRITE"),
+        Field("window", "u32", "bytes of frames that may be under way at once"),
+        Field("slot_bytes", "u32", "of a slot"),
+        Field("sector_bytes", "u32", "of a sector"),
+        Field("counter", "u32", "the lowest security counter that is taken"),
+        Field("dim", "u32", "features that the device computes; 0: any"),
+        Field("crc", "u32", "the CRC-32 that ends the blob that runs"),
+        Field("product", f"u8[{PRODUCT_BYTES}]", "product id that is taken"),
+        Field("backbone", "u8[32]", "sha256 of the backbone that is taken"),
+        Field("head", f"u8[{BLOB.size}]", "the header of the blob that runs; zeros: none does"),
+    ),
+)
+
 ERRORS = (  # names and texts, by their numbers: the same on the device and here
     ("OK", "ok"),
     ("CUT", "the blob is cut short"),
@@ -154,4 +222,6 @@ ERRORS = (  # names and texts, by their numbers: the same on the device and here
     ("FLASH", "the flash did not take or give its bytes"),
     ("EMPTY", "there is no head that may run"),
     ("STATE", "there is nothing to do that for"),
+    ("BUSY", "the head that runs is not confirmed yet"),
+    ("REQUEST", "the request is not one that the device knows"),
 )

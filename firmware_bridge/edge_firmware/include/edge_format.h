@@ -51,6 +51,73 @@
 #define EDGE_RECORD_AT_CRC 28u
 #define EDGE_RECORD_SIZE 32u
 
+#define EDGE_LINK_PROTOCOL 0x1u
+#define EDGE_LINK_HELLO 0x1u
+#define EDGE_LINK_BEGIN 0x2u
+#define EDGE_LINK_SKIP 0x3u
+#define EDGE_LINK_WRITE 0x4u
+#define EDGE_LINK_COPY 0x5u
+#define EDGE_LINK_TRY 0x6u
+#define EDGE_LINK_REBOOT 0x7u
+#define EDGE_LINK_ANSWER 0x80u
+#define EDGE_LINK_UNIT 0x20u
+#define EDGE_LINK_RUNS 0x1u
+#define EDGE_LINK_ON_TRIAL 0x2u
+#define EDGE_LINK_CHECKS_KEY 0x4u
+#define EDGE_LINK_CHECKS_PRODUCT 0x8u
+#define EDGE_LINK_CHECKS_BACKBONE 0x10u
+
+#define EDGE_LINK_FRAME_AT_TYPE 0u
+#define EDGE_LINK_FRAME_AT_SEQUENCE 1u
+#define EDGE_LINK_FRAME_SIZE 2u
+
+
+#define EDGE_LINK_BLOB_AT_BYTES 0u
+#define EDGE_LINK_BLOB_AT_CRC 4u
+#define EDGE_LINK_BLOB_SIZE 8u
+
+
+#define EDGE_LINK_SECTOR_AT_OFFSET 0u
+#define EDGE_LINK_SECTOR_AT_CRC 4u
+#define EDGE_LINK_SECTOR_SIZE 8u
+
+
+#define EDGE_LINK_DATA_AT_OFFSET 0u
+#define EDGE_LINK_DATA_SIZE 4u
+
+
+#define EDGE_LINK_RANGE_AT_OFFSET 0u
+#define EDGE_LINK_RANGE_AT_SOURCE 4u
+#define EDGE_LINK_RANGE_AT_BYTES 8u
+#define EDGE_LINK_RANGE_SIZE 12u
+
+
+#define EDGE_LINK_MARK_AT_CRC 0u
+#define EDGE_LINK_MARK_SIZE 4u
+
+
+#define EDGE_LINK_ACK_AT_ERROR 0u
+#define EDGE_LINK_ACK_AT_NEXT 1u
+#define EDGE_LINK_ACK_AT_CRC 5u
+#define EDGE_LINK_ACK_SIZE 9u
+
+
+#define EDGE_LINK_INFO_AT_PROTOCOL 0u
+#define EDGE_LINK_INFO_AT_FLAGS 1u
+#define EDGE_LINK_INFO_AT_ERROR 2u
+#define EDGE_LINK_INFO_AT_RESERVED 3u
+#define EDGE_LINK_INFO_AT_CHUNK 4u
+#define EDGE_LINK_INFO_AT_WINDOW 8u
+#define EDGE_LINK_INFO_AT_SLOT_BYTES 12u
+#define EDGE_LINK_INFO_AT_SECTOR_BYTES 16u
+#define EDGE_LINK_INFO_AT_COUNTER 20u
+#define EDGE_LINK_INFO_AT_DIM 24u
+#define EDGE_LINK_INFO_AT_CRC 28u
+#define EDGE_LINK_INFO_AT_PRODUCT 32u
+#define EDGE_LINK_INFO_AT_BACKBONE 64u
+#define EDGE_LINK_INFO_AT_HEAD 96u
+#define EDGE_LINK_INFO_SIZE 224u
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -77,7 +144,9 @@ extern "C" {
     X(E_ROOM, "the head does not fit the slot") \
     X(E_FLASH, "the flash did not take or give its bytes") \
     X(E_EMPTY, "there is no head that may run") \
-    X(E_STATE, "there is nothing to do that for")
+    X(E_STATE, "there is nothing to do that for") \
+    X(E_BUSY, "the head that runs is not confirmed yet") \
+    X(E_REQUEST, "the request is not one that the device knows")
 
 typedef enum edge_error {
 #define EDGE_ERROR_NAME(name, text) EDGE_##name,

@@ -1,0 +1,224 @@
+"""A head into a device over a line: what cannot go there is refused before anything is sent."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from edge_cl.errors import BundleError, LinkError
+from edge_firmware.blob import read_blob
+from edge_firmware.delta import common_ranges
+from edge_firmware.device_info import DeviceInfo, error_text
+from edge_firmware.formats import (
+    BLOB,
+    ERRORS,
+    LINK_COPY,
+    LINK_MARK,
+    LINK_REBOOT,
+    LINK_SKIP,
+    LINK_TRY,
+    LINK_UNIT,
+    LINK_WRITE,
+    SIGNATURE_BYTES,
+)
+from edge_firmware.link import Link
+from edge_firmware.transfer import Plan, Transfer
+
+ROUNDS = 8  # a device that is started again and again in the middle is given up
+TRY_SECONDS = 60.0  # a signature takes seconds on the smallest cores
+BACK_SECONDS = 30.0
+OK, COUNTER, STATE = ([name for name, _ in ERRORS].index(name) for name in ("OK", "COUNTER", "STATE"))
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What a push did.
+
+    Attributes:
+        blob_bytes: of the head.
+        sent_bytes: over the line, all frames.
+        written_bytes: of the blob that went over the line, each time they did.
+        copied_bytes: of the blob that the device took from the head it ran.
+        skipped_bytes: of the blob that lay in the slot already.
+        repeated: requests that were sent again.
+        seconds: it took.
+        version: of the head that the device runs now; None: none.
+        state: `runs` (it ran there before, nothing was sent), `waits` (for a restart), `trial` or `confirmed`.
+    """
+
+    blob_bytes: int
+    sent_bytes: int
+    written_bytes: int
+    copied_bytes: int
+    skipped_bytes: int
+    repeated: int
+    seconds: float
+    version: int | None
+    state: str
+
+
+def push(
+    link: Link,
+    blob: bytes,
+    *,
+    base: bytes | None = None,
+    reboot: bool = True,
+    on_progress: Callable[[int], object] = int,
+) -> PushReport:
+    """Bring a head blob into the spare slot of a device, and have it started from there.
+
+    Args:
+        link: to the device.
+        blob: the head.
+        base: the blob that the device runs: what both have is copied there.
+        reboot: whether the device is to restart and try it now.
+        on_progress: called with the bytes that lie in the slot.
+
+    Returns:
+        What was sent, and what the device runs now.
+
+    Raises:
+        LinkError: the device is silent, or refuses.
+        BundleError: the blob is damaged, or not for this device.
+    """
+    start = link.port.clock()
+    info = link.hello()
+    check_fits(blob, info, link.port.name)
+    sent = {LINK_SKIP: 0, LINK_WRITE: 0, LINK_COPY: 0}
+    state = "runs"
+    if not is_running(blob, info):
+        common = [] if base is None else common_ranges(blob, check_base(base, info, link.port.name))
+        deliver(link, Plan(blob, info, common), sent, on_progress)
+        state = "waits"
+        if reboot:
+            info = restart(link, blob)
+            state = "trial" if info.is_on_trial else "confirmed"
+    return PushReport(
+        blob_bytes=len(blob),
+        sent_bytes=link.sent_bytes,
+        written_bytes=sent[LINK_WRITE],
+        copied_bytes=sent[LINK_COPY],
+        skipped_bytes=sent[LINK_SKIP],
+        repeated=link.repeated,
+        seconds=link.port.clock() - start,
+        version=info.version,
+        state=state,
+    )
+
+
+def check_fits(blob: bytes, info: DeviceInfo, where: str) -> None:
+    """Refuse a blob that the device would refuse.
+
+    Raises:
+        BundleError: it is damaged, too large, or for another device.
+    """
+    head = read_blob(blob)
+    if info.product is not None and head.product != info.product:
+        raise BundleError(f"{where}: takes heads for product {info.product!r}; this one is for {head.product!r}")
+    if info.backbone is not None and head.backbone != info.backbone:
+        raise BundleError(
+            f"{where}: computes with backbone {info.backbone.hex()[:8]}…; this head was learnt on "
+            f"{head.backbone.hex()[:8]}…; pack one that was learnt on the device's"
+        )
+    if info.dim and head.dim != info.dim:
+        raise BundleError(f"{where}: computes {info.dim} features; this head takes {head.dim}")
+    if head.counter < info.counter:
+        raise BundleError(
+            f"{where}: takes security counters from {info.counter} on; this head has {head.counter}; "
+            f"pack it with --counter {info.counter}"
+        )
+    if len(blob) > info.slot_bytes:
+        raise BundleError(
+            f"{where}: a slot holds {info.slot_bytes:,} bytes; this head of {len(head.classes)} classes has "
+            f"{len(blob):,}; leave out classes, or enlarge the slots"
+        )
+    if info.checks_key and info.head is not None and info.head["key_id"] != head.key_id:
+        raise BundleError(
+            f"{where}: takes heads signed with key {info.head['key_id'].hex()}; this one is signed with "
+            f"{head.key_id.hex()}; pack it with the device's key"
+        )
+
+
+def is_running(blob: bytes, info: DeviceInfo) -> bool:
+    """Return whether the device runs this blob."""
+    return info.head is not None and info.crc == crc_of(blob) and info.head == BLOB.unpack(blob)
+
+
+def crc_of(blob: bytes) -> int:
+    """Return the CRC-32 that ends a blob, before its signature."""
+    return int.from_bytes(blob[-SIGNATURE_BYTES - 4 : -SIGNATURE_BYTES], "little")
+
+
+def check_base(base: bytes, info: DeviceInfo, where: str) -> bytes:
+    """Return the base of a delta, which is the blob that the device runs.
+
+    Raises:
+        LinkError: it runs another one.
+    """
+    if is_running(base, info):
+        return base
+    found = "no head" if info.head is None else f"version {info.version} (checksum {info.crc:08x})"
+    version = BLOB.unpack(base)["version"] if len(base) >= BLOB.size else "?"
+    raise LinkError(
+        f"{where}: --from is version {version} (checksum {crc_of(base):08x}), but the device runs {found}; pass the "
+        "bundle that it runs, or push without --from"
+    )
+
+
+def deliver(link: Link, plan: Plan, sent: dict[int, int], on_progress: Callable[[int], object]) -> None:
+    """Bring a plan into the spare slot, and have the device check it.
+
+    Raises:
+        LinkError: the device is silent, loses it again and again, or refuses it.
+    """
+    blob = plan.data[: plan.n_bytes]
+    crc = zlib.crc32(blob)
+    mark = LINK_MARK.pack({"crc": crc})
+    error = OK
+    for _ in range(ROUNDS):
+        info = link.hello()
+        ack = link.begin(blob, crc)
+        if ack.error:
+            raise LinkError(f"{link.port.name}: the device refused: {error_text(ack.error)}")
+        transfer = Transfer(link, plan, info.window, on_progress)
+        transfer.find_same(ack.next)
+        start = link.begin(blob, crc).next
+        is_whole = start % LINK_UNIT == 0 and transfer.run(start)
+        for kind, n_bytes in transfer.sent.items():
+            sent[kind] += n_bytes
+        if not is_whole:
+            continue
+        error = link.order(LINK_TRY, mark, patience=TRY_SECONDS).error
+        if error == OK:
+            return
+        if not transfer.sent[LINK_WRITE] + transfer.sent[LINK_COPY]:
+            break  # it lies there byte for byte: the device means it
+    raise LinkError(
+        f"{link.port.name}: the device refused: {error_text(error)}"
+        if error
+        else f"{link.port.name}: the device restarts in the middle, again and again; look at its power"
+    )
+
+
+def restart(link: Link, blob: bytes) -> DeviceInfo:
+    """Have the device restart with the blob that it has checked; return what it tells then.
+
+    Raises:
+        LinkError: it does not come back, or with another head.
+    """
+    ack = link.order(LINK_REBOOT, LINK_MARK.pack({"crc": zlib.crc32(blob)}))
+    if ack.error not in {OK, STATE}:  # STATE: it has restarted; the first answer was lost
+        raise LinkError(f"{link.port.name}: the device refused: {error_text(ack.error)}")
+    clock = link.port.clock
+    end = clock() + BACK_SECONDS
+    info = link.hello(BACK_SECONDS)
+    while not is_running(blob, info) and clock() < end and not info.error:
+        link.receive_nothing(0.2)
+        info = link.hello(BACK_SECONDS)
+    if not is_running(blob, info):
+        version: Any = "no head" if info.head is None else f"version {info.version}"
+        why = f": {error_text(info.error)}" if info.error else ""
+        raise LinkError(f"{link.port.name}: the head was taken, but the device runs {version} again{why}")
+    return info
