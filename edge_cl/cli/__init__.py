@@ -24,6 +24,7 @@ COMMANDS = {
     "deploy": "Put a bundle's head where an app on Linux takes it from.",
     "slots": "Show what is deployed in a folder.",
     "wrap": "Write a bundle's head as an image for MCUboot.",
+    "push": "Send a signed head to a device, over a serial port, TCP or SMP.",
     "info": "Show classes, backbone and bytes of a state.",
     "log": "Show every committed change.",
     "diff": "Show what changed between two versions.",

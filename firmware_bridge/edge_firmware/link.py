@@ -12,8 +12,9 @@ from edge_firmware.frames import Frame, FrameReader, encode_frame
 from edge_firmware.ports import Port
 
 PATIENCE_SECONDS = 10.0
-FIRST_SECONDS = 0.5
+FIRST_SECONDS = 0.3
 MOST_SECONDS = 4.0
+MOST_FACTOR = 4  # of waiting: where frames are damaged by noise, and not by haste, longer waits only cost time
 
 
 class Ack(NamedTuple):
@@ -49,7 +50,7 @@ class Waiting:
 
     def silent(self) -> None:
         """Wait longer the next time: the line may be slower than was thought."""
-        self.factor *= 2
+        self.factor = min(2 * self.factor, MOST_FACTOR)
 
 
 class Link:
@@ -89,6 +90,12 @@ class Link:
         for frame in self._reader.feed(self.port.read(seconds)):
             if frame.type & LINK_ANSWER:
                 yield frame
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and leave out what comes."""
+        end = self.port.clock() + seconds
+        while (left := end - self.port.clock()) > 0:
+            self.port.read(left)
 
     def ask(self, type_: int, payload: bytes = b"", *, patience: float | None = None) -> bytes:
         """Return the payload of the answer to a request, which is repeated until it comes.

@@ -5,12 +5,9 @@ from __future__ import annotations
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from edge_cl.errors import LinkError, MissingPackageError
-
-if TYPE_CHECKING:
-    import serial
 
 BAUD = 115_200
 MOST_READ = 65_536
@@ -47,16 +44,15 @@ class SerialPort:
             MissingPackageError: pyserial is not installed.
         """
         try:
-            import serial
+            import serial  # type: ignore[import-untyped,unused-ignore]
         except ImportError:
             raise MissingPackageError(
                 "pushing over a serial port needs pyserial, which is not installed: pip install 'edge_cl[bridge]'"
             ) from None
         self.name = path
         self.bytes_per_second: float | None = baud / 10
-        self._broken: type[Exception] = serial.SerialException
         try:
-            self._serial: serial.Serial = serial.Serial(path, baud, timeout=0, write_timeout=30, exclusive=True)
+            self._serial: Any = serial.Serial(path, baud, timeout=0, write_timeout=30, exclusive=True)
             self._serial.reset_input_buffer()
         except (OSError, ValueError) as error:  # SerialException is an OSError
             raise LinkError(f"{path}: {_why(error)}; see the ports with: python -m serial.tools.list_ports") from None
@@ -163,8 +159,5 @@ def host_and_port(address: str, default: int | None = None) -> tuple[str, int]:
 
 def _why(error: Exception) -> str:
     """Return the reason of an error of the system, in its words."""
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    else:
-        text = str(error)
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text.splitlines()[0] if text else type(error).__name__

@@ -156,11 +156,12 @@ def check_base(base: bytes, info: DeviceInfo, where: str) -> bytes:
 
     Raises:
         LinkError: it runs another one.
+        BundleError: the base is no whole blob.
     """
     if is_running(base, info):
         return base
     found = "no head" if info.head is None else f"version {info.version} (checksum {info.crc:08x})"
-    version = BLOB.unpack(base)["version"] if len(base) >= BLOB.size else "?"
+    version = read_blob(base).version
     raise LinkError(
         f"{where}: --from is version {version} (checksum {crc_of(base):08x}), but the device runs {found}; pass the "
         "bundle that it runs, or push without --from"
@@ -215,7 +216,7 @@ def restart(link: Link, blob: bytes) -> DeviceInfo:
     end = clock() + BACK_SECONDS
     info = link.hello(BACK_SECONDS)
     while not is_running(blob, info) and clock() < end and not info.error:
-        link.receive_nothing(0.2)
+        link.pause(0.2)
         info = link.hello(BACK_SECONDS)
     if not is_running(blob, info):
         version: Any = "no head" if info.head is None else f"version {info.version}"

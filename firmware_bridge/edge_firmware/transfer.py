@@ -54,9 +54,7 @@ class Plan:
         """Return the SKIP of a sector."""
         end = offset + self.sector
         crc = zlib.crc32(self.data[offset : min(end, self.n_bytes)])
-        return Request(
-            LINK_SKIP, LINK_SECTOR.pack({"offset": offset, "crc": crc}), offset, min(end, len(self.data))
-        )
+        return Request(LINK_SKIP, LINK_SECTOR.pack({"offset": offset, "crc": crc}), offset, min(end, len(self.data)))
 
     def request_at(self, place: int) -> Request:
         """Return what is to be sent for the bytes from a place on, a multiple of the unit."""
@@ -66,7 +64,11 @@ class Plan:
         if here >= 0 and place < self.common[here].end:
             part = self.common[here]
             end = min(part.end, self._end_of_sector(place))
-            values = {"offset": place, "source": part.source + place - part.start, "bytes": end - place}
+            values: dict[str, float | bytes] = {
+                "offset": place,
+                "source": part.source + place - part.start,
+                "bytes": end - place,
+            }
             return Request(LINK_COPY, LINK_RANGE.pack(values), place, end)
         end = min(place + self.chunk, len(self.data), *self._starts[here + 1 : here + 2])
         if self._end_of_sector(place) in self.same:
@@ -111,7 +113,7 @@ class Transfer:
         clock, waiting = self.link.port.clock, self.link.waiting
         heard = clock()
         while wanted:
-            asked = {}
+            asked: dict[int, UnderWay] = {}
             for request in wanted[:MOST_QUERIES]:
                 sequence, n_bytes = self.link.send(request.type, request.payload, is_start=not asked)
                 asked[sequence] = UnderWay(request, clock(), n_bytes)
@@ -125,7 +127,10 @@ class Transfer:
                         heard = clock()
                         waiting.took(heard - at)
                         until = heard + waiting.seconds
-                        if not ack.error and LINK_SECTOR.pack({"offset": request.start, "crc": ack.crc}) == request.payload:
+                        if (
+                            not ack.error
+                            and LINK_SECTOR.pack({"offset": request.start, "crc": ack.crc}) == request.payload
+                        ):
                             self.plan.same.add(request.start)
             if asked:
                 self.link.repeated += len(asked)

@@ -16,7 +16,7 @@ typedef struct edge_link {
     /* What the firmware sets; the rest is zero. */
     edge_slots *slots;             /* opened */
     const edge_expected *expected; /* what the device takes: whoever asks is told */
-    uint32_t running;              /* what `edge_slots_boot` chose; EDGE_NONE: no head runs */
+    uint32_t running;              /* the slot that `edge_slots_boot` chose; EDGE_NONE: no head runs */
     uint32_t tries;                /* boots that a new head is given */
     void (*send)(void *context, uint8_t byte);
     void (*reboot)(void *context); /* after what was sent has left; 0: cannot be asked for */

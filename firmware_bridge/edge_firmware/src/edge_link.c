@@ -62,7 +62,7 @@ static edge_error store(edge_link *link, uint32_t n_bytes)
     const uint32_t address = flash->slot_address[link->slot] + link->next;
     int failed = 0;
     for (uint32_t n = 0; n < n_bytes && !failed; n += EDGE_LINK_UNIT)
-        if ((link->next + n) % flash->sector_bytes == 0)
+        if (((link->next + n) & (flash->sector_bytes - 1)) == 0)
             failed = flash->erase(flash->context, address + n);
     if (failed || flash->program(flash->context, address, link->buffer + DATA_AT, n_bytes)) {
         link->blob_bytes = 0; /* what lies there is unknown: the host begins again */
@@ -85,12 +85,9 @@ static edge_error begin(edge_link *link, uint32_t blob_bytes, uint32_t blob_crc)
     link->blob_bytes = 0;
     if (blob_bytes <= EDGE_BLOB_SIZE || blob_bytes > link->slots->flash->slot_bytes)
         return EDGE_E_ROOM;
-    /* A head on trial runs from what would be the spare slot. */
-    if (link->running != EDGE_NONE && edge_slots_active(link->slots) != link->running)
-        return EDGE_E_BUSY;
     error = edge_slots_spare(link->slots, &link->slot);
     if (error)
-        return error;
+        return error == EDGE_E_STATE ? EDGE_E_BUSY : error; /* a head on trial runs from what would be spare */
     if (link->slot == link->running)
         return EDGE_E_BUSY;
     link->blob_bytes = blob_bytes;
@@ -105,7 +102,7 @@ static edge_error skip(edge_link *link, uint32_t offset, uint32_t expected, uint
 {
     const edge_flash *flash = link->slots->flash;
     uint32_t end;
-    if (offset >= link->blob_bytes || offset % flash->sector_bytes)
+    if (offset >= link->blob_bytes || (offset & (flash->sector_bytes - 1)))
         return EDGE_E_REQUEST;
     end = link->blob_bytes - offset < flash->sector_bytes ? link->blob_bytes : offset + flash->sector_bytes;
     for (uint32_t place = offset; place < end;) {
@@ -179,7 +176,7 @@ static void tell_info(edge_link *link)
         if (n_bytes >= BLOB_END && n_bytes <= flash->slot_bytes &&
             !flash->read(flash->context, address + n_bytes - BLOB_END, info, CRC_BYTES))
             crc = get32(info);
-        if (edge_slots_active(link->slots) != link->running)
+        if (link->slots->record.active != link->running)
             flags |= EDGE_LINK_ON_TRIAL;
     }
     info[EDGE_LINK_INFO_AT_PROTOCOL] = EDGE_LINK_PROTOCOL;
@@ -190,7 +187,7 @@ static void tell_info(edge_link *link)
     put32(info + EDGE_LINK_INFO_AT_WINDOW, link->queue_bytes);
     put32(info + EDGE_LINK_INFO_AT_SLOT_BYTES, flash->slot_bytes);
     put32(info + EDGE_LINK_INFO_AT_SECTOR_BYTES, flash->sector_bytes);
-    put32(info + EDGE_LINK_INFO_AT_COUNTER, edge_slots_counter(link->slots));
+    put32(info + EDGE_LINK_INFO_AT_COUNTER, link->slots->record.counter);
     put32(info + EDGE_LINK_INFO_AT_DIM, expected->dim);
     put32(info + EDGE_LINK_INFO_AT_CRC, crc);
     if (expected->product)
