@@ -16,6 +16,7 @@ from .c_builds import ARM, CORES, compile_c, need
 DEMO = INCLUDE.parents[1] / "demo"
 BOARDS = {"mps2-an385": "M3", "mps2-an386": "M4F", "mps2-an500": "M7", "microbit": "M0"}
 SLOT_BYTES = {"mps2": 0x40000, "microbit": 0x10000}
+SECTOR_BYTES = {"mps2": 4096, "microbit": 1024}
 RECORD_BYTES = {"mps2": 2 * 4096, "microbit": 4 * 1024}
 LONGEST_S = 20
 FLASH = "flash.bin"
@@ -95,7 +96,7 @@ def boot(board: str, program: Path, *options: str, folder: Path | None = None) -
     """Yield a board that runs a program, its UART behind TCP; the power is cut at the end if it still runs."""
     with socket.create_server(("127.0.0.1", 0)) as listening:  # QEMU inherits it: the port is taken before it starts
         number = listening.fileno()
-        serial = ["-chardev", f"socket,id=uart,fd={number},server=on,wait=off", "-serial", "chardev:uart"]
+        serial = ["-chardev", f"socket,id=uart,fd={number},server=on,wait=off,nodelay=on", "-serial", "chardev:uart"]
         process = subprocess.Popen(
             [*command(board, program), *serial, *options],
             cwd=folder or program.parent,

@@ -25,6 +25,9 @@ int board_receive(void);
 void board_wait(void);
 void board_send(uint8_t byte);
 
+/* Starts the watchdog, and tells it that all is well: without a call for some 3 s the chip is reset, or `on_fault` called. */
+void board_watch(void);
+
 /* Erases a sector; clears the bits of one word that are 0 in `word`. Both wait until it is done. */
 void board_erase(uint32_t address);
 void board_program(uint32_t address, uint32_t word);

@@ -17,6 +17,11 @@
 #define AT_RECEIVED 4u
 #define INTERRUPT 2u /* the UART's, at the NVIC */
 #define BAUD_115200 0x01D7E000u
+#define WATCHDOG_START REGISTER(0x40010000u)
+#define WATCHDOG_TICKS REGISTER(0x40010504u)
+#define WATCHDOG_ALIVE REGISTER(0x40010600u)
+#define WATCHDOG_HZ 32768u
+#define ALIVE 0x6E524635u
 #define NVMC_READY REGISTER(0x4001E400u)
 #define NVMC_CONFIG REGISTER(0x4001E504u)
 #define NVMC_ERASE_PAGE REGISTER(0x4001E508u)
@@ -52,6 +57,13 @@ void board_send(uint8_t byte) {
     UART_WRITE = byte;
     while (!UART_SENT) {
     }
+}
+
+/* QEMU has no model of this one: here a program that hangs, hangs. */
+void board_watch(void) {
+    WATCHDOG_TICKS = 3u * WATCHDOG_HZ; /* once it runs the chip takes no other number */
+    WATCHDOG_START = 1u;
+    WATCHDOG_ALIVE = ALIVE;
 }
 
 static void wait(void) {

@@ -13,6 +13,10 @@
 #define SEND_AND_RECEIVE 3u
 #define INTERRUPT_AT_RECEIVED 8u
 #define INTERRUPT 0u /* the UART's receiving one, at the NVIC */
+#define WATCHDOG_CLOCKS REGISTER(0x40008000u)
+#define WATCHDOG_CONTROL REGISTER(0x40008008u)
+#define WATCHDOG_ALIVE REGISTER(0x4000800Cu)
+#define INTERRUPT_THEN_RESET 3u
 #define CLOCK_HZ 25000000u
 #define BAUD_HZ 115200u
 
@@ -38,6 +42,14 @@ void board_send(uint8_t byte) {
     while (UART_STATE & IS_SENDING) {
     }
     UART_DATA = byte;
+}
+
+void board_watch(void) {
+    if (!WATCHDOG_CONTROL) {
+        WATCHDOG_CLOCKS = 3u * CLOCK_HZ;
+        WATCHDOG_CONTROL = INTERRUPT_THEN_RESET;
+    }
+    WATCHDOG_ALIVE = 1u;
 }
 
 void board_erase(uint32_t address) {
