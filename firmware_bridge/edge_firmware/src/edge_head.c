@@ -141,33 +141,66 @@ void edge_head_quantise(const edge_head *head, const float *features, int8_t *qu
     }
 }
 
-/* Sums go round at 32 bits instead of being undefined, in Python as here. */
-static uint32_t dot(uint32_t sum, const int8_t *row, const int8_t *inputs, uint32_t dim) {
-    const int8_t *end = inputs + (dim & ~3u);
-    while (inputs != end) {
-        sum += (uint32_t)(*row++ * *inputs++);
-        sum += (uint32_t)(*row++ * *inputs++);
-        sum += (uint32_t)(*row++ * *inputs++);
-        sum += (uint32_t)(*row++ * *inputs++);
-    }
-    for (end += dim & 3; inputs != end;)
-        sum += (uint32_t)(*row++ * *inputs++);
-    return sum;
+/* Gives the sum with the products of a row and of inputs (D,), and moves on to the next row. Sums go round at 32 bits
+ * instead of being undefined, in Python as here. */
+#define EDGE_PRODUCT sum += (uint32_t)(*at++ * *input++);
+#if defined(EDGE_DSP) && defined(__ARM_FEATURE_DSP)
+/* The second and the fourth byte, each as 16 bits; no intrinsic has the turn in it. */
+static inline int16x2_t odd_bytes(uint32_t four) {
+    int16x2_t found;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(found) : "r"(four));
+    return found;
 }
 
+static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *input, const int8_t *end) {
+    const int8_t *at = *row;
+    uint32_t dim = (uint32_t)(end - input), four, others;
+    const int8_t *fours = input + (dim & ~3u);
+    if (input != fours)
+        do {
+            four = edge_get_u32((const uint8_t *)at);
+            others = edge_get_u32((const uint8_t *)input);
+            at += 4;
+            input += 4;
+            sum = (uint32_t)__smlad(__sxtb16((int8x4_t)four), __sxtb16((int8x4_t)others), (int32_t)sum);
+            sum = (uint32_t)__smlad(odd_bytes(four), odd_bytes(others), (int32_t)sum);
+        } while (input != fours);
+    while (input != end)
+        EDGE_PRODUCT
+    *row = at + (-dim & 3);
+    return sum;
+}
+#else
+static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *input, const int8_t *end) {
+    const int8_t *at = *row;
+    uint32_t dim = (uint32_t)(end - input);
+    /* Entered in its middle (Duff 1983): four a turn of any number; and across the labels the compiler cannot merge the
+     * pointers' steps, so that each goes into its load: 3.5 instructions a product on a Cortex-M4. */
+    switch (dim & 3) {
+        do {
+        case 0: EDGE_PRODUCT /* fall through */
+        case 3: EDGE_PRODUCT /* fall through */
+        case 2: EDGE_PRODUCT /* fall through */
+        default: EDGE_PRODUCT
+        } while (input != end);
+    }
+    *row = at + (-dim & 3);
+    return sum;
+}
+#endif
+
 edge_error edge_head_logits_i8(const edge_head *head, int8_t *features, float *logits) {
-    uint32_t d, r, dim = head->dim;
-    float logit;
+    const int8_t *row = (const int8_t *)head->rows, *end = features + head->dim;
+    uint32_t d, r, sum;
     if (!(head->blob[EDGE_BLOB_AT_FLAGS] & EDGE_IS_INT8))
         return EDGE_E_TYPE;
     if (head->table)
-        for (d = 0; d < dim; d++)
+        for (d = 0; d < head->dim; d++)
             features[d] = (int8_t)head->table[features[d] + 128];
     for (r = 0; r < head->n_rows; r++) {
-        const int8_t *row = (const int8_t *)head->rows + r * ((dim + 3) & ~3u);
+        sum = add_products(edge_get_u32(head->bias + 4 * r), &row, features, end);
         /* one conversion and one product: nothing that a compiler could contract or a core round otherwise */
-        logit = (float)(int32_t)dot(edge_get_u32(head->bias + 4 * r), row, features, dim) * edge_get_f32(head->scales + 4 * r);
-        edge_put_logit(head, logits, r, logit);
+        edge_put_logit(head, logits, r, (float)(int32_t)sum * edge_get_f32(head->scales + 4 * r));
     }
     return EDGE_OK;
 }

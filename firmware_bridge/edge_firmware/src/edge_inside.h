@@ -4,13 +4,19 @@
 
 #include "edge_head.h"
 
-/* Numbers are read by bytes, so that a blob may lie at any address; where the core can, the compiler makes one load of
- * it. */
-static inline uint32_t edge_get_u16(const uint8_t *at) {
+/* Numbers are read by bytes, so that a blob may lie at any address. Where the core can, the compiler makes one load of
+ * four bytes, once they stand where they are used; it would not put them there when it saves bytes. */
+#if defined(__GNUC__) && defined(__ARM_FEATURE_UNALIGNED)
+#define EDGE_INLINE static inline __attribute__((always_inline))
+#else
+#define EDGE_INLINE static inline
+#endif
+
+EDGE_INLINE uint32_t edge_get_u16(const uint8_t *at) {
     return (uint32_t)at[0] | (uint32_t)at[1] << 8;
 }
 
-static inline uint32_t edge_get_u32(const uint8_t *at) {
+EDGE_INLINE uint32_t edge_get_u32(const uint8_t *at) {
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
@@ -19,7 +25,7 @@ typedef union edge_bits {
     float value;
 } edge_bits;
 
-static inline float edge_get_f32(const uint8_t *at) {
+EDGE_INLINE float edge_get_f32(const uint8_t *at) {
     edge_bits number;
     number.bits = edge_get_u32(at);
     return number.value;
