@@ -23,6 +23,7 @@ CORES = {
 }
 PACKAGES = {
     "cc": "gcc libc6-dev",
+    "nm": "binutils",
     "c++": "g++",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "qemu-aarch64": "qemu-user",
