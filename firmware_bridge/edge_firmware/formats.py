@@ -134,6 +134,7 @@ RECORD = Layout(
 
 LINK_PROTOCOL = 1
 LINK_HELLO, LINK_BEGIN, LINK_SKIP, LINK_WRITE, LINK_COPY, LINK_TRY, LINK_REBOOT = range(1, 8)
+LINK_OWN = 0x40  # types from here on are the firmware's own
 LINK_ANSWER = 0x80  # the type of an answer is that of its request with this bit
 LINK_UNIT = 32  # transfers go on in multiples of it: one of every flash's program unit
 LINK_RUNS, LINK_ON_TRIAL, LINK_CHECKS_KEY, LINK_CHECKS_PRODUCT, LINK_CHECKS_BACKBONE = 1, 2, 4, 8, 16
@@ -224,4 +225,5 @@ ERRORS = (  # names and texts, by their numbers: the same on the device and here
     ("STATE", "there is nothing to do that for"),
     ("BUSY", "the head that runs is not confirmed yet"),
     ("REQUEST", "the request is not one that the device knows"),
+    ("TRIAL", "the new head did not pass its trial"),
 )

@@ -59,6 +59,7 @@
 #define EDGE_LINK_COPY 0x5u
 #define EDGE_LINK_TRY 0x6u
 #define EDGE_LINK_REBOOT 0x7u
+#define EDGE_LINK_OWN 0x40u
 #define EDGE_LINK_ANSWER 0x80u
 #define EDGE_LINK_UNIT 0x20u
 #define EDGE_LINK_RUNS 0x1u
@@ -146,7 +147,8 @@ extern "C" {
     X(E_EMPTY, "there is no head that may run") \
     X(E_STATE, "there is nothing to do that for") \
     X(E_BUSY, "the head that runs is not confirmed yet") \
-    X(E_REQUEST, "the request is not one that the device knows")
+    X(E_REQUEST, "the request is not one that the device knows") \
+    X(E_TRIAL, "the new head did not pass its trial")
 
 typedef enum edge_error {
 #define EDGE_ERROR_NAME(name, text) EDGE_##name,

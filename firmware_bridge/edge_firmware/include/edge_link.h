@@ -20,6 +20,9 @@ typedef struct edge_link {
     uint32_t tries;                /* boots that a new head is given */
     void (*send)(void *context, uint8_t byte);
     void (*reboot)(void *context); /* after what was sent has left; 0: cannot be asked for */
+    /* Does a request of the firmware's own, types EDGE_LINK_OWN to 127, and gives the bytes of the answer that it put in
+     * the payload's place, where there is room for chunk_bytes. A request may come twice. 0: there are none. */
+    uint32_t (*answer)(void *context, uint32_t type, uint8_t *payload, uint32_t n_payload);
     void *context;
     uint8_t *buffer;      /* aligned as the flash's `program` wants its bytes */
     uint32_t chunk_bytes; /* of EDGE_LINK_BUFFER */

@@ -262,6 +262,10 @@ static void end_frame(edge_link *link)
         tell_info(link);
         return;
     }
+    if (type >= EDGE_LINK_OWN && link->answer) {
+        send_frame(link, link->answer(link->context, type, payload, n_payload));
+        return;
+    }
     error = obey(link, type, n_payload, &crc);
     payload[EDGE_LINK_ACK_AT_ERROR] = (uint8_t)error;
     put32(payload + EDGE_LINK_ACK_AT_NEXT, link->blob_bytes ? link->next : 0);
