@@ -17,7 +17,7 @@ from edge_cl.errors import BundleError, SlotError
 
 from .c_builds import compile_c, sources
 
-HERE = Path(__file__).parent
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
 MODEL_BYTES = 16384
 NEVER = 0xFFFFFFFF
 N_TEARS = 9
@@ -167,7 +167,7 @@ def python_slots(flash: FlashModel, layout: Layout, check: Verdict) -> Slots:
 
 def build_library(folder: Path) -> ctypes.CDLL:
     """Return the slots and the model as a library, or skip the test."""
-    units = [*sources("edge_slot", "edge_head"), HERE / "flash_model.c"]
+    units = [*sources("edge_slot", "edge_head"), TOOLS / "flash_model.c"]
     return ctypes.CDLL(str(compile_c(folder / "slots.so", units, ("cc", "-std=c99"), "-O1", "-shared", "-fPIC")))
 
 

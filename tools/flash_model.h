@@ -1,4 +1,4 @@
-/* Flash as the worst parts have it: it enforces the rules and tears what power cuts off. For tests alone. */
+/* Flash as the worst parts have it: it enforces the rules and tears what power cuts off. */
 #ifndef FLASH_MODEL_H
 #define FLASH_MODEL_H
 

@@ -49,7 +49,7 @@ void device_start(device *device, uint32_t sector_bytes, uint32_t n_record_secto
     flash->slot_bytes = slot_bytes;
     flash->record_address = 2 * slot_bytes;
     flash->n_record_sectors = n_record_sectors;
-    device->n_checks = 0;
+    device->n_boots = 0;
 }
 
 static const uint8_t *slot_bytes(const device *device, uint32_t slot) {
@@ -69,7 +69,6 @@ edge_error device_check(void *context, uint32_t slot, uint32_t counter) {
     edge_error error;
     int8_t scratch[64];
     float logits[64];
-    self->n_checks++;
     expected.counter = counter;
     expected.verify = verify;
     expected.key = template_head;
@@ -81,6 +80,7 @@ uint32_t device_boot(device *device, edge_slots *slots, uint32_t *slot, int *is_
     uint8_t wanted[SLOT_BYTES];
     const uint8_t *found;
     uint32_t version;
+    device->n_boots++;
     edge_slots_open(slots, &device->flash, device_check, device);
     if (edge_slots_boot(slots, slot, is_trial) != EDGE_OK)
         return 0;

@@ -1,4 +1,4 @@
-/* A device with two slots on the modelled flash: heads, and what an application does with them. For tests alone. */
+/* A device with two slots on the modelled flash: heads, and what an application does with them. */
 #ifndef SLOT_DEVICE_H
 #define SLOT_DEVICE_H
 
@@ -11,7 +11,7 @@
 typedef struct device {
     flash_model model;
     edge_flash flash;
-    uint32_t n_checks; /* checks of slots so far */
+    unsigned long n_boots; /* so far */
 } device;
 
 /* What an application does with a head that runs on trial. */

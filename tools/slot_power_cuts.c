@@ -1,6 +1,6 @@
 /* Cuts the power at every flash operation of updates, in turn, and again while the device recovers; and fuzzes records.
  *
- *     slot_cuts BLOB cuts|failures|fuzz N SEED SECTOR_BYTES N_RECORD_SECTORS UNIT
+ *     slot_power_cuts BLOB cuts|failures|fuzz N SEED SECTOR_BYTES N_RECORD_SECTORS UNIT
  *
  * Prints the counts by their names; ends with 1 where a device was lost. */
 #include "slot_device.h"
@@ -25,6 +25,7 @@ static device *device_a, *device_b, *device_c;
 
 static void copy(device *to, const device *from) {
     *to = *from;
+    to->n_boots = 0;
     to->flash.context = &to->model;
     to->model.random ^= 0x9E3779B9u * (uint32_t)(total.cuts + 1);
     to->model.random += !to->model.random;
@@ -35,9 +36,8 @@ static uint32_t counter_of(uint32_t version) {
 }
 
 static uint32_t boot(device *device, edge_slots *slots, int *is_trial) {
-    uint32_t slot, version = device_boot(device, slots, &slot, is_trial);
-    total.boots++;
-    return version;
+    uint32_t slot;
+    return device_boot(device, slots, &slot, is_trial);
 }
 
 /* What a device does after a reset: boots, and confirms what runs on trial. */
@@ -72,6 +72,7 @@ static void settle(device *device, const act *what) {
     else if (device_update(device, next, counter_of(next), CONFIRMS) != EDGE_OK || recover(device) != next)
         brick("takes no update", what, version);
     total.faults += device->model.n_faults;
+    total.boots += device->n_boots;
 }
 
 /* Cuts the power at the operation `number` of the act. Gives 0 when it has no such operation. */
@@ -157,6 +158,7 @@ static void run_updates(uint32_t n_updates, void (*everywhere)(const device *, c
         }
     }
     total.faults += device_c->model.n_faults;
+    total.boots += device_c->n_boots;
 }
 
 static uint32_t below(uint32_t n) {
@@ -236,6 +238,7 @@ static void fuzz(uint32_t n_devices) {
             brick("takes no update", &what, version);
     }
     total.faults += device_c->model.n_faults;
+    total.boots += device_c->n_boots;
 }
 
 int main(int n_arguments, char **arguments) {
