@@ -23,7 +23,7 @@ from mutated_blobs import draw_blob, mended, whole  # noqa: E402 - tools are no 
 
 __all__ = ["TOOLS", "draw_blob", "mended", "whole"]
 UNITS = ("edge_head", "edge_float", "edge_text")
-PLACES = ("blob", "table", "rows", "scales", "bias", "owners", "answers", "canaries", "names")
+PLACES = ("blob", "rows", "scales", "bias", "owners", "answers", "canaries", "names")
 NAMES = [name for name, _ in ERRORS]
 VERIFY = ctypes.CFUNCTYPE(ctypes.c_int, c_void_p, c_void_p, c_uint32)
 NONE, ANY = 0xFFFFFFFF, -3.4028234663852886e38

@@ -27,10 +27,9 @@ typedef struct edge_expected {
     const void *key;         /* what `verify` is given */
 } edge_expected;
 
-/* A blob that was found to be whole. */
+/* A blob that was found to be whole, and where its sections are; a table stands right behind the header. */
 typedef struct edge_head {
     const uint8_t *blob;
-    const uint8_t *table; /* 0: there is none */
     const uint8_t *rows;
     const uint8_t *scales;
     const uint8_t *bias;
@@ -73,7 +72,7 @@ uint32_t edge_argmax(const float *scores, uint32_t n_scores, float least);
  * (fewer where scores are NaN). */
 uint32_t edge_top(const float *scores, uint32_t n_scores, uint32_t *classes, uint32_t n);
 
-/* Makes probabilities of logits (K,), in place (edge_float.c). */
+/* Makes probabilities of logits (K,), in place (edge_float.c); of what is no number 0. */
 void edge_softmax(float *logits, uint32_t n_logits);
 
 /* CRC-32 (IEEE 802.3); `crc` is 0, or that of the bytes before. */

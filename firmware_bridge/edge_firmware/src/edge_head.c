@@ -68,7 +68,6 @@ static edge_error find_sections(edge_head *head, const uint8_t *blob, uint32_t n
     head->n_classes = n_classes;
     head->n_rows = n_rows;
     blob += EDGE_BLOB_SIZE;
-    head->table = table ? blob : 0;
     head->rows = blob += 4 * table;
     head->scales = blob += 4 * rows;
     head->bias = blob += 4 * scales;
@@ -191,12 +190,13 @@ static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *inp
 
 edge_error edge_head_logits_i8(const edge_head *head, int8_t *features, float *logits) {
     const int8_t *row = (const int8_t *)head->rows, *end = features + head->dim;
-    uint32_t d, r, sum;
-    if (!(head->blob[EDGE_BLOB_AT_FLAGS] & EDGE_IS_INT8))
+    const uint8_t *table = head->blob + EDGE_BLOB_SIZE;
+    uint32_t d, r, sum, flags = head->blob[EDGE_BLOB_AT_FLAGS];
+    if (!(flags & EDGE_IS_INT8))
         return EDGE_E_TYPE;
-    if (head->table)
+    if (flags & EDGE_HAS_TABLE)
         for (d = 0; d < head->dim; d++)
-            features[d] = (int8_t)head->table[features[d] + 128];
+            features[d] = (int8_t)table[features[d] + 128];
     for (r = 0; r < head->n_rows; r++) {
         sum = add_products(edge_get_u32(head->bias + 4 * r), &row, features, end);
         /* one conversion and one product: nothing that a compiler could contract or a core round otherwise */
