@@ -145,6 +145,14 @@ def test_a_root_is_right_to_three_units_of_its_last_place(runtime: Runtime) -> N
     np.testing.assert_allclose(runtime.open(whole(identity)).logits(features), wanted, rtol=3 * 2.0**-23)
 
 
+def test_a_vector_of_nearly_no_length_is_not_blown_up(runtime: Runtime) -> None:
+    blob = draw_blob(8, dim=3, n_classes=2, is_int8=False, is_unit=True)
+    features = np.array([[0, 0, 0], [1e-13, 0, 0], [3e-12, 4e-12, 0], [3e11, 4e11, 0]], np.float32)
+    wanted = logits_float(blob, features)
+    assert np.abs(wanted[1] - wanted[0]).max() > 1e-3
+    np.testing.assert_allclose(runtime.open(whole(blob)).logits(features), wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_the_highest_score_is_the_first_of_equal_ones_and_no_nan(runtime: Runtime) -> None:
     nan, inf = np.nan, np.inf
     for given, wanted in (

@@ -1,5 +1,5 @@
-/* Says how many ticks a loop of a known number of instructions takes, and how many the logits of a head. `blobs.h` has the
- * blobs. The clock of the core is the one that QEMU counts instructions with. */
+/* Says how many ticks a loop of a known number of instructions takes, and how many the logits of a head. `blobs.h` has
+ * the blobs. QEMU counts instructions by the same clock. */
 #include "blobs.h"
 #include "cortex.h"
 #include "edge_head.h"

@@ -1,6 +1,6 @@
-/* Opens every blob of a file as a device would, each at the end of a heap block of its own, so that the address sanitizer
- * sees the first byte read beyond it; what opens is asked for all that a head can be asked. For each: two bytes, the
- * error of opening and that of the canaries. */
+/* Opens every blob of a file as a device would, each in a heap block of just its size, so that the address sanitizer sees
+ * the first byte read beyond it; what opens is asked for all that a head can be asked. For each two bytes: the error of
+ * opening and that of the canaries. */
 #include "edge_head.h"
 
 #include <stdio.h>

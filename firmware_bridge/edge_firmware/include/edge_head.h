@@ -42,7 +42,9 @@ typedef struct edge_head {
     uint32_t n_rows;
 } edge_head;
 
-/* Checks all of a blob that lies somewhere in n_bytes of flash, and opens it. */
+/* Checks all of a blob that lies at the start of n_bytes of flash, and opens it. Of several faults the first in the
+ * order of EDGE_ERRORS is told; that it is for another device is told of a whole blob only, and its signature is checked
+ * last. Names are bytes: that they are UTF-8 is the packer's care. */
 edge_error edge_head_open(edge_head *head, const void *blob, uint32_t n_bytes, const edge_expected *expected);
 
 uint32_t edge_head_version(const edge_head *head);
@@ -51,8 +53,9 @@ uint32_t edge_head_counter(const edge_head *head);
 /* The name of a class, UTF-8, in flash; "" of one that is not there. */
 const char *edge_head_name(const edge_head *head, uint32_t class_index);
 
-/* int8 rows. Features (D,) as an int8 backbone gives them, or as `edge_head_quantise` makes them of float32 ones;
- * they are overwritten. Logits (K,). EDGE_E_TYPE where the rows are float32. */
+/* int8 rows. Features (D,) as an int8 backbone gives them, or as `edge_head_quantise` makes them of float32 ones; they
+ * are overwritten. Logits (K,). EDGE_E_TYPE where the rows are float32. Compiled with EDGE_DSP, cores that have a DSP
+ * (Cortex-M4, M7, M33) use it: the same logits, sooner. */
 edge_error edge_head_logits_i8(const edge_head *head, int8_t *features, float *logits);
 void edge_head_quantise(const edge_head *head, const float *features, int8_t *quantised);
 

@@ -49,15 +49,15 @@ static int are_names(const uint8_t *names, uint32_t n_bytes, uint32_t n_names) {
 static edge_error find_sections(edge_head *head, const uint8_t *blob, uint32_t n_bytes) {
     uint32_t flags = edge_get_u16(blob + EDGE_BLOB_AT_FLAGS), is_int8 = flags & EDGE_IS_INT8;
     uint32_t whole = edge_get_u32(blob + EDGE_BLOB_AT_BYTES), names = edge_get_u32(blob + EDGE_BLOB_AT_NAMES_BYTES);
-    uint32_t dim = edge_get_u32(blob + EDGE_BLOB_AT_DIM), n_classes = edge_get_u16(blob + EDGE_BLOB_AT_N_CLASSES);
-    uint32_t n_rows = edge_get_u16(blob + EDGE_BLOB_AT_N_ROWS), n_canaries = edge_get_u16(blob + EDGE_BLOB_AT_N_CANARIES);
+    uint32_t dim = edge_get_u32(blob + EDGE_BLOB_AT_DIM), n_canaries = edge_get_u16(blob + EDGE_BLOB_AT_N_CANARIES);
+    uint32_t n_classes = edge_get_u16(blob + EDGE_BLOB_AT_N_CLASSES), n_rows = edge_get_u16(blob + EDGE_BLOB_AT_N_ROWS);
     uint32_t table = flags & EDGE_HAS_TABLE ? EDGE_TABLE_BYTES / 4 : 0, padded = (dim + 3) >> 2;
     uint32_t rows = n_rows * (is_int8 ? padded : dim), scales = is_int8 ? n_rows : 0;
     uint32_t owners = (n_rows - n_classes + 1) >> 1, answers = (n_canaries + 1) >> 1, canaries = n_canaries * padded;
     uint32_t sum = EDGE_BLOB_SIZE / 4 + table + rows + scales + n_rows + owners + answers + canaries;
     sum += (names >> 2) + ((names & 3) != 0) + 1 + EDGE_SIGNATURE_BYTES / 4;
-    if (flags & ~(is_int8 ? EDGE_IS_INT8 | EDGE_HAS_TABLE : EDGE_IS_RAISED | EDGE_IS_UNIT) || dim - 1 >= EDGE_MOST_FEATURES
-        || !n_classes || n_classes > n_rows || !n_canaries)
+    if (flags & ~(is_int8 ? EDGE_IS_INT8 | EDGE_HAS_TABLE : EDGE_IS_RAISED | EDGE_IS_UNIT)
+        || dim - 1 >= EDGE_MOST_FEATURES || !n_classes || n_classes > n_rows || !n_canaries)
         return EDGE_E_HEADER;
     if (rows > whole >> 2 || sum != whole >> 2 || whole & 3)
         return EDGE_E_LENGTH;
