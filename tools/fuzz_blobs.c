@@ -1,5 +1,5 @@
-/* Opens every blob of a file as a device would, each in a heap block of just its size, so that the address sanitizer sees
- * the first byte read beyond it; what opens is asked for all that a head can be asked. For each two bytes: the error of
+/* Opens every blob of a file as a device would, each in a heap block of just its size: the address sanitizer sees the
+ * first byte read beyond it. What opens is asked for all that a head can be asked. For each two bytes: the error of
  * opening and that of the canaries. */
 #include "edge_head.h"
 

@@ -42,9 +42,9 @@ typedef struct edge_head {
     uint32_t n_rows;
 } edge_head;
 
-/* Checks all of a blob that lies at the start of n_bytes of flash, and opens it. Of several faults the first in the
- * order of EDGE_ERRORS is told; that it is for another device is told of a whole blob only, and its signature is checked
- * last. Names are bytes: that they are UTF-8 is the packer's care. */
+/* Checks all of a blob that lies at the start of n_bytes of flash, and opens it. Of several faults one is told, as by
+ * `read_blob` in Python; that it is for another device is told of a whole blob only, and its signature is checked last.
+ * Names are bytes: that they are UTF-8 is the packer's care. */
 edge_error edge_head_open(edge_head *head, const void *blob, uint32_t n_bytes, const edge_expected *expected);
 
 uint32_t edge_head_version(const edge_head *head);
