@@ -25,7 +25,7 @@ static void say(const void *bytes, uint32_t n_bytes) {
 static int8_t quantised[GOLDEN_DIM];
 static float features[GOLDEN_DIM], logits[GOLDEN_CLASSES];
 
-/* The blobs lie one byte behind a multiple of 4: a core that loads from whole addresses only would fault at a number. */
+/* The blobs lie one byte behind a multiple of 4: a core that loads from whole addresses only would fault. */
 static int run(void) {
     const edge_expected expected = {"golden", 0, GOLDEN_DIM, 3, 0, 0};
     edge_head int8_head, float_head;
