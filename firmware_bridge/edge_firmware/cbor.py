@@ -13,7 +13,7 @@ from typing import Any
 from edge_cl.errors import BundleError, MissingPackageError
 
 DEEPEST = 4
-MOST_ITEMS = 1 << 18  # a list of all classes, and canaries
+MOST_ITEMS = 1 << 17  # the names of 65,535 classes, and canaries
 _BYTES, _TEXT, _LIST, _MAP, _TAG, _OTHER = 2, 3, 4, 5, 6, 7
 _FLOATS = (25, 26, 27)  # the lower bits of the first byte of one
 
