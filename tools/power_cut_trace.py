@@ -89,8 +89,12 @@ class Reader:
         self._numbers = count(FOLDER + 1)
 
     def start(self) -> Iterator[Op]:
-        """Yield what makes the files that are in the folder now."""
-        for path in sorted(Path(self._folder).iterdir()):
+        """Yield what makes the files and folders that are in the folder now."""
+        for path in sorted(Path(self._folder).rglob("*")):
+            if path.is_dir():
+                yield self._change([(str(path), FOLDER)])
+                yield SyncFolder(self._relative(str(path.parent)))
+                continue
             data = path.read_bytes()
             yield self._create(str(path))
             file = self._names[str(path)]
@@ -171,7 +175,7 @@ class Reader:
         inside = [self._is_inside(path) for path in paths]
         if not any(inside):
             return
-        if not all(inside) or (name.startswith("rename") and self._names[paths[0]] == FOLDER):
+        if not all(inside):
             raise RuntimeError(f"{name}: cannot be followed: {' '.join(paths)}")
         changes: list[tuple[str, int | None]]
         if name.startswith("mkdir"):
@@ -179,7 +183,9 @@ class Reader:
         elif name.startswith("link"):
             changes = [(paths[1], self._names[paths[0]])]
         elif name.startswith("rename"):
-            changes = [(paths[0], None), (paths[1], self._names[paths[0]])]
+            moved = [path for path in sorted(self._names) if path == paths[0] or path.startswith(f"{paths[0]}/")]
+            changes = [(path, None) for path in moved]
+            changes += [(paths[1] + path.removeprefix(paths[0]), self._names[path]) for path in moved]
         else:  # unlink, unlinkat, rmdir
             assert is_folder or name == "rmdir" or self._names[paths[0]] != FOLDER
             changes = [(paths[0], None)]

@@ -169,14 +169,11 @@ def _install(slots: FolderSlots, data: bytes, check: tuple[Sequence[str], float]
     name = write_version(slots.folder / VERSIONS, data)
     slots.put(name)
     try:
-        slots.try_out(tries or 1)
         if tries:
+            slots.try_out(tries)
             return _report(slots, "trial", slots.record.spare, before)
-        slots.boot()  # takes its only try: whatever happens now, it does not start again by itself
-        trial = slots.record.spare
+        trial = slots.try_once()
         try:
-            if slots.chosen != trial:
-                raise SlotError(f"{slots.path(trial)}: did not pass once more; what ran before runs on")
             if check[0]:
                 _run(check[0], slots.path(trial), check[1])
         except BaseException:

@@ -141,6 +141,19 @@ class FolderSlots(Slots):
         spare = self.spare()
         self.pointer = replace(self.pointer, names=_with(self.pointer.names, spare, name), replaced=self.name(spare))
 
+    def try_once(self) -> int:
+        """Put the spare slot on trial, its only try taken, and return it: whatever happens now, it starts no more.
+
+        Raises:
+            BundleError: what the check says.
+            SlotError: the pointer cannot be written.
+        """
+        trial = self.record.spare
+        self.check(trial, self.record.counter)
+        self._save(self.record.tried(0))
+        self.chosen = trial
+        return trial
+
     def check_fits(self, head: Blob) -> None:
         """Refuse a head that is not for what runs here.
 
