@@ -151,10 +151,10 @@ def try_case(case: Case, n_states: int, seed: int, *, is_synced: bool = True) ->
         make_bundles(bundles)
         before, ops = traced(case, base, bundles)
         ops = [op for op in ops if is_synced or not isinstance(op, Sync | SyncFolder)]
-        cuts = [(cut, kind) for kind in KINDS[:2] for cut in range(len(ops) + 1)]
+        cuts = [(cut, kind) for kind in KINDS for cut in range(len(ops) + 1)]
         while len(cuts) < n_states:
             cuts.append((rng.randrange(len(ops) + 1), rng.choice(KINDS[2:])))
-        cuts = sorted(rng.sample(cuts, min(n_states, len(cuts))))
+        cuts = sorted([*rng.sample(cuts, n_states - 1), (len(ops), KINDS[0])])  # the last: what was said to be done
         disk, n_applied = Disk(), 0
         for op in before:
             disk.apply(op)
@@ -177,7 +177,7 @@ def try_case(case: Case, n_states: int, seed: int, *, is_synced: bool = True) ->
 def main() -> int:
     """Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--states", type=int, default=100, help="of each case")
+    parser.add_argument("--states", type=int, default=100, help="of each case, at least 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", choices=[case.name for case in CASES], help="one alone")
     parser.add_argument("--unsynced", action="store_true", help="as if nothing had been synced")

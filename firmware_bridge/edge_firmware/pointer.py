@@ -86,11 +86,13 @@ def _is_legal(pointer: Pointer) -> bool:
     record = pointer.record
     numbers = (record.sequence, record.version, record.parent, record.counter, record.tries or 0)
     names = [name for name in (*pointer.names, pointer.replaced) if name is not None]
+    is_active_there = record.active is None or (
+        type(record.active) is int and record.active in {0, 1} and pointer.names[record.active] is not None
+    )
     return (
         all(type(number) is int and 0 <= number < WORD for number in numbers)
-        and (record.active is None or (type(record.active) is int and pointer.names[record.active] is not None))
+        and is_active_there
         and all(isinstance(name, str) and NAME.fullmatch(name) for name in names)
-        and record.active in {None, 0, 1}
         and isinstance(pointer.product, str)
     )
 
