@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from edge_firmware import keys
+from edge_firmware.bundle import from_bytes
 from edge_firmware.keys import PublicKey, SigningKey, c_name, keygen, public_path, write_c_key
 
-from edge_cl.errors import BundleError
+from edge_cl.errors import BundleError, MissingPackageError
 
 from .c_builds import CPP, HOST, compile_c
 from .packed import key_of
@@ -181,3 +183,20 @@ def test_firmware_gets_the_same_key_as_c(tmp_path: Path) -> None:
         "edge_7_public",
         "int_public",
     ]
+
+
+MISSING: dict[str, Callable[[Path], object]] = {
+    "cryptography": lambda folder: keygen(folder / "key.pem"),
+    "cbor2": lambda folder: from_bytes(bytes(len(folder.name))),
+}
+
+
+@pytest.mark.parametrize("package", MISSING)
+def test_without_a_package_it_says_what_to_install(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    text = rf"{package} is not installed; type: pip install 'edge_cl\[bridge\]'"
+    with pytest.raises(MissingPackageError, match=text):
+        MISSING[package](tmp_path)
+    assert not list(tmp_path.iterdir())

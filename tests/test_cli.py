@@ -92,6 +92,13 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
     if name in {"verify", "patch"}:
         run(command, "export", cam, old, "--kind", "head")
         run(command, "export", cam, delta, "--delta-from", 0)
+    key, bundle, heads = (cam.parent / part for part in ("key.pem", "out.edgehead", "heads"))
+    if name in {"pack", "deploy", "slots", "wrap"}:
+        run(command, "keygen", key)
+    if name in {"deploy", "slots", "wrap"}:
+        run(command, "pack", cam, bundle, "--key", key)
+    if name == "slots":
+        run(command, "deploy", bundle, "--to", heads, "--key", key.with_suffix(".pub.pem"))
     inputs: dict[str, list[object]] = {
         "verify": [old, "--against", cam],
         "patch": [old, delta],
@@ -100,6 +107,11 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
         "predict": [cam, root],
         "eval": [cam, root],
         "export": [cam, cam.parent / "c.onnx"],
+        "keygen": [key, "--c", cam.parent / "key.h"],
+        "pack": [cam, bundle, "--key", key],
+        "deploy": [bundle, "--to", heads, "--key", key],
+        "slots": [heads],
+        "wrap": [bundle, cam.parent / "out.bin", "--slot-bytes", "1MiB"],
         "info": [cam],
         "log": [cam],
         "diff": [cam, 1, 1],

@@ -11,12 +11,12 @@ from typing import Any
 
 from edge_kernels.arrays import Floats
 
-from edge_cl import Learner
 from edge_cl.backbones import Progress, Skipped
 from edge_cl.errors import BundleError, InputError
 from edge_cl.export import Learnt
 from edge_cl.export.target import check_target, write_target
 from edge_cl.exporting import gather
+from edge_cl.learner import Learner
 from edge_firmware.arithmetic import logits_float, quantise
 from edge_firmware.blob import Blob
 from edge_firmware.bundle import Bundle, from_bytes, sign_blob, to_bytes

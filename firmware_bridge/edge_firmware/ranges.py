@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from edge_kernels.arrays import Floats
 
-from edge_cl import Learner
 from edge_cl.backbones import Extraction, Progress, Skipped
 from edge_cl.errors import InputError
 from edge_cl.export import Learnt
 from edge_cl.export.quantise import TINY
 from edge_cl.exporting import Source
 from edge_cl.inputs import check_samples
+from edge_cl.learner import Learner
 from edge_cl.samples import list_images, read_features
 from edge_firmware.arithmetic import HIGHEST, LOWEST
 from edge_firmware.heads import Grid
