@@ -3,183 +3,59 @@ it, and goes back to the one before from a bad one, or when its power is cut."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from edge_firmware import SOURCES
-from edge_firmware.arithmetic import logits_int8
-from edge_firmware.blob import Blob, Int8
-from edge_firmware.bundle import sign_blob
-from edge_firmware.device_info import DeviceInfo
-from edge_firmware.formats import ERRORS, LINK_OWN
-from edge_firmware.keys import SigningKey, keygen, write_c_key
-from edge_firmware.link import Link
-from edge_firmware.ports import TcpPort
-from edge_firmware.push import PushReport, deliver, push
-from edge_firmware.transfer import Plan
-from edge_kernels.arrays import Floats
+from edge_firmware.bundle import Bundle, sign_blob, write_bundle
+from edge_firmware.formats import ERRORS
+from edge_firmware.keys import SigningKey
+from edge_firmware.push import push
 
 from edge_cl.errors import LinkError
 
 from . import qemu
-from .c_builds import ARM, CORES, need, sources
-from .c_head import draw_blob
+from .c_builds import need
+from .firmware_device import (
+    CLASSIFY,
+    DIM,
+    MOST_CLASSES,
+    N_CLASSES,
+    TRIES,
+    Product,
+    Signer,
+    build_demo,
+    check_answers,
+    new_signer,
+)
 
-DIM, N_CLASSES, MOST_CLASSES, TRIES = 1280, 10, 12, 2
-BACKBONE = bytes(range(32))
-FEATURES, CLASSIFY, STATE = range(LINK_OWN, LINK_OWN + 3)
 ONE_BOARD = "mps2-an385"
-MONOCYPHER = SOURCES.parent / "vendor" / "monocypher"
-OURS = ("edge_head", "edge_slot", "edge_link", "edge_sign")
-DEVICE = f"""
-#define DEVICE_PRODUCT "camera"
-#define DEVICE_DIM {DIM}u
-#define DEVICE_CLASSES {MOST_CLASSES}u
-#define DEVICE_TRIES {TRIES}u
-#define DEVICE_BACKBONE {{{", ".join(map(str, BACKBONE))}}}
-"""
-
-
-class Signer:
-    """A key, and heads signed with it."""
-
-    def __init__(self, folder: Path) -> None:
-        keygen(folder / "key.pem")
-        self.key = SigningKey.open(folder / "key.pem")
-
-    def head(self, version: int, **options: object) -> Blob:
-        """Return a head for the device, its rows drawn."""
-        ours = {"version": version, "parent": version - 1, "backbone": BACKBONE, "key_id": self.key.key_id}
-        return draw_blob(version, **({"dim": DIM, "n_classes": N_CLASSES} | ours | options))  # type: ignore[arg-type]
-
-    def sign(self, blob: Blob) -> bytes:
-        """Return the bytes of a head."""
-        return sign_blob(blob, self.key)
-
-
-class State(NamedTuple):
-    """What the demo tells of itself."""
-
-    running: int
-    active: int
-    tries: int
-    stack_bytes: int
-
-
-class Device:
-    """A board that runs the demo, and the line to it."""
-
-    def __init__(self, running: qemu.Running) -> None:
-        self.running = running
-        self.link = Link(TcpPort(f"127.0.0.1:{running.port}"))
-
-    def ask(self, type_: int, payload: bytes = b"") -> bytes:
-        """Return what the demo answers to a request of its own."""
-        answer = self.link.ask(type_, payload)
-        assert answer[:4] == bytes(4), ERRORS[answer[0]]
-        return answer[4:]
-
-    def state(self) -> State:
-        return State(*np.frombuffer(self.ask(STATE), "<u4").tolist())
-
-    def classify(self, features: Int8) -> tuple[int, Floats]:
-        """Return the class and the logits (K,) of int8 features (D,)."""
-        for offset in range(0, len(features), 256):
-            self.ask(FEATURES, offset.to_bytes(4, "little") + features[offset : offset + 256].tobytes())
-        answer = self.ask(CLASSIFY)
-        return int.from_bytes(answer[:4], "little"), np.frombuffer(answer[4:], "<f4")
-
-    def push(self, blob: bytes, on_progress: Callable[[int], object] = int) -> PushReport:
-        return push(self.link, blob, on_progress=on_progress)
-
-    def refusal(self, blob: bytes) -> str:
-        """Return what the device says to a blob that is brought into its spare slot whatever the host thinks of it."""
-        with pytest.raises(LinkError) as refused:
-            deliver(self.link, Plan(blob, self.link.hello(), []), dict.fromkeys(range(128), 0), int)
-        return str(refused.value).partition("the device refused: ")[2]
-
-
-@dataclass
-class Product:
-    """The demo, built for a board, and its flash.
-
-    Attributes:
-        board: that it runs on.
-        program: for it.
-        folder: of its flash.
-    """
-
-    board: str
-    program: Path
-    folder: Path
-
-    @property
-    def flash(self) -> Path:
-        return self.folder / qemu.FLASH
-
-    @property
-    def sector_bytes(self) -> int:
-        return qemu.SECTOR_BYTES[qemu.family(self.board)]
-
-    def kept(self) -> bytes:
-        """Return the first slot and all records."""
-        flash, slot = self.flash.read_bytes(), qemu.SLOT_BYTES[qemu.family(self.board)]
-        return flash[:slot] + flash[2 * slot :]
-
-    def make(self, blob: bytes) -> None:
-        """Put a head into the first slot, as the factory does."""
-        self.flash.write_bytes(qemu.flash_with(self.board, blob))
-
-    @contextmanager
-    def boot(self) -> Iterator[Device]:
-        with qemu.boot(self.board, self.program, folder=self.folder) as running:
-            device = Device(running)
-            try:
-                yield device
-            finally:
-                device.link.port.close()
+Build = Callable[[str, Path], Product]
 
 
 @pytest.fixture(scope="module")
 def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
-    return Signer(tmp_path_factory.mktemp("key"))
-
-
-Build = Callable[[str, Path], Product]
+    return new_signer(tmp_path_factory.mktemp("key"))
 
 
 @pytest.fixture(scope="module")
 def build(signer: Signer, tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Return a function that builds the demo for a board, once."""
-    need("arm-none-eabi-gcc", "qemu-system-arm")
     built: dict[str, Path] = {}
 
     def make(board: str, folder: Path) -> Product:
         if board not in built:
-            place = tmp_path_factory.mktemp(board)
-            (place / "device.h").write_text(DEVICE)
-            write_c_key(place / "key.h", signer.key.public)
-            built[board] = build_demo(board, place)
+            built[board] = build_demo(board, tmp_path_factory.mktemp(board), signer)
         return Product(board, built[board], folder)
 
     return make
-
-
-def build_demo(board: str, folder: Path) -> Path:
-    """Return the demo, built with the `device.h` and the `key.h` of a folder."""
-    vendored = []
-    for name in ("monocypher", "sha512"):
-        unit = [str(MONOCYPHER / f"{name}.c"), "-o", str(folder / f"{name}.o")]
-        subprocess.run([*ARM, *CORES[qemu.BOARDS[board]], "-Os", "-w", "-c", *unit], check=True)
-        vendored.append(folder / f"{name}.o")
-    units = [qemu.DEMO / "main.c", *sources(*OURS), *vendored]
-    return qemu.build(board, folder / "demo.elf", units, f"-I{folder}", "-DDEVICE_SIGNED")
 
 
 @pytest.fixture(params=qemu.BOARDS)
@@ -190,15 +66,6 @@ def each(request: pytest.FixtureRequest, build: Build, tmp_path: Path) -> Produc
 @pytest.fixture
 def one(build: Build, tmp_path: Path) -> Product:
     return build(ONE_BOARD, tmp_path)
-
-
-def check_answers(device: Device, blob: Blob, n_samples: int = 3) -> None:
-    """Check that the device answers as Python does, to the bit."""
-    samples = np.random.default_rng(blob.version).integers(-128, 128, (n_samples, blob.dim)).astype(np.int8)
-    for sample, expected in zip(samples, logits_int8(blob, samples), strict=True):
-        answer, logits = device.classify(sample)
-        assert logits.tobytes() == expected.astype("<f4").tobytes()
-        assert answer == expected.argmax()
 
 
 def test_a_board_runs_its_head_takes_a_new_one_and_restarts_into_it(each: Product, signer: Signer) -> None:
@@ -226,7 +93,7 @@ def test_the_old_head_runs_and_the_push_goes_on_wherever_the_power_is_cut(
         with product.boot() as device:
             check_answers(device, old, 1)
             with pytest.raises(LinkError):
-                device.push(blob, lambda n_bytes: n_bytes >= cut and device.running.cut_power())
+                device.push(blob, device.cut_power_at(cut))
     with product.boot() as device:
         check_answers(device, old, 1)
         report = device.push(blob)
@@ -242,7 +109,7 @@ def test_a_head_that_is_not_for_the_device_is_refused_and_changes_nothing(one: P
     changed[-1] ^= 1
     refused = {
         "SIGNATURE": bytes(changed),
-        "KEY": sign_blob(replace(new, key_id=(other := Signer(one.folder)).key.key_id), other.key),
+        "KEY": sign_blob(replace(new, key_id=(other := new_signer(one.folder)).key.key_id), other.key),
         "PRODUCT": signer.sign(replace(new, product="kettle")),
         "BACKBONE": signer.sign(replace(new, backbone=bytes(32))),
         "DIM": signer.sign(signer.head(2, dim=DIM - 1)),
@@ -309,3 +176,31 @@ def test_a_device_without_a_head_takes_one(one: Product, signer: Signer) -> None
         assert device.link.ask(CLASSIFY)[0] == [name for name, _ in ERRORS].index("EMPTY")
         assert device.push(signer.sign(new)).version == 1
         check_answers(device, new, 1)
+
+
+def test_the_command_pushes_a_bundle_to_it(one: Product, signer: Signer, command: list[str]) -> None:
+    new = signer.head(2)
+    one.make(signer.sign(signer.head(1)))
+    write_bundle(one.folder / "new.edgehead", Bundle(signer.sign(new)), signer.key)
+    with one.boot() as device:
+        line = [*command, "push", str(one.folder / "new.edgehead"), "--tcp", f"127.0.0.1:{device.running.port}"]
+        device.link.port.close()  # one talks to it at a time
+        done = subprocess.run([*line, "--json"], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert (told["version"], told["state"]) == (2, "confirmed")
+    with one.boot() as device:
+        check_answers(device, new, 1)
+
+
+def test_the_lines_of_the_readme_build_a_device_that_takes_a_head(command: list[str], tmp_path: Path) -> None:
+    need("arm-none-eabi-gcc", "qemu-system-arm")
+    (tmp_path / "edge-cl").write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    (tmp_path / "edge-cl").chmod(0o755)
+    (tmp_path / "firmware_bridge").symlink_to(qemu.DEMO.parent)
+    (lines,) = re.findall(r"```sh\n(.*?)```", (qemu.DEMO / "README.md").read_text(), re.DOTALL)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-e", "-c", lines], cwd=tmp_path, env=os.environ | {"PATH": path}, check=True)
+    build = tmp_path / "build"
+    signer = Signer(SigningKey.open(build / "key.pem"))
+    with Product("microbit", build / "demo.elf", build).boot() as device:
+        assert device.push(signer.sign(signer.head(1))).version == 1

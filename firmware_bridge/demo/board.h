@@ -1,4 +1,4 @@
-/* What a board gives to the demo: a UART, flash of its own, a reset. One file a family of boards has it all; porting the
+/* What a board gives to the demo: a UART, flash, a watchdog. One file for a family of boards has it all: to port the
  * demo means to write another one. */
 #ifndef BOARD_H
 #define BOARD_H
@@ -25,7 +25,8 @@ int board_receive(void);
 void board_wait(void);
 void board_send(uint8_t byte);
 
-/* Starts the watchdog, and tells it that all is well: without a call for some 3 s the chip is reset, or `on_fault` called. */
+/* Starts the watchdog, and tells it that all is well: some seconds without a call, and the chip is reset or `on_fault`
+ * called. */
 void board_watch(void);
 
 /* Erases a sector; clears the bits of one word that are 0 in `word`. Both wait until it is done. */

@@ -1,4 +1,4 @@
-/* The three callbacks of `edge_flash`. On a chip that keeps its flash by itself only the calls of board.h are left of it. */
+/* The three callbacks of `edge_flash`. On a chip, which keeps its flash by itself, only the calls of board.h stay. */
 #include "flash.h"
 
 #include "board.h"

@@ -1,4 +1,4 @@
-/* The board's flash, kept in the file `flash.bin` of the host: QEMU forgets its memory when it ends, a chip does not. */
+/* The board's flash, kept in the host's file `flash.bin`: QEMU forgets its memory when it ends, a chip does not. */
 #ifndef FLASH_H
 #define FLASH_H
 

@@ -1,9 +1,9 @@
-/* A device that runs a head: it classifies features that come over its UART, takes new heads there, and goes back to the
- * one before if a new one is bad.
+/* A device that runs a head: it classifies features that come over its UART, takes new heads there, and goes back to
+ * the one before if a new one is bad.
  *
- * The device's own are `device.h`, with DEVICE_PRODUCT, DEVICE_BACKBONE (32 bytes in braces), DEVICE_DIM, DEVICE_CLASSES
- * (the most that its buffer has room for) and DEVICE_TRIES (boots that a new head is given), and, with DEVICE_SIGNED,
- * `key.h`, which `edge-cl keygen key.pem --c key.h` writes. */
+ * The device's own are `device.h`, with DEVICE_PRODUCT, DEVICE_BACKBONE (32 bytes in braces; without it heads for any
+ * are taken), DEVICE_DIM, DEVICE_CLASSES (the most that there is room for) and DEVICE_TRIES (boots that a new head is
+ * given), and, with DEVICE_SIGNED, `key.h`, which `edge-cl keygen key.pem --c key.h` writes. */
 #include "board.h"
 #include "device.h"
 #include "edge_link.h"
@@ -26,7 +26,11 @@
 #define CLASSIFY (EDGE_LINK_OWN + 1u) /* answer: the class (4 bytes) and K logits */
 #define STATE (EDGE_LINK_OWN + 2u)    /* answer: see `state` */
 
+#ifdef DEVICE_BACKBONE
 static const uint8_t backbone[32] = DEVICE_BACKBONE;
+#else
+#define backbone 0 /* heads for any */
+#endif
 static const edge_expected device = {
     DEVICE_PRODUCT, backbone, DEVICE_DIM, 0,
 #ifdef DEVICE_SIGNED
@@ -39,32 +43,31 @@ static const edge_expected device = {
 static edge_flash flash;
 static edge_slots slots;
 static edge_link line;
-static edge_head head;
+static edge_head heads[2];    /* in the slots, as the last check found them */
+static const edge_head *head; /* that runs */
 static int8_t features[DEVICE_DIM], scratch[DEVICE_DIM];
 static float logits[DEVICE_CLASSES];
 static uint8_t buffer[EDGE_LINK_BUFFER(CHUNK_BYTES)] __attribute__((aligned(8)));
 
-/* Opens the head in a slot, in place. */
-static edge_error open_slot(edge_head *opened, uint32_t slot, uint32_t counter) {
+/* Opens the head in a slot, in place, and asks its canaries. */
+static edge_error check(void *context, uint32_t slot, uint32_t counter) {
+    edge_head *found = &heads[slot];
     edge_expected expected = device;
     edge_error error;
-    expected.counter = counter;
-    error = edge_head_open(opened, (const void *)(uintptr_t)flash.slot_address[slot], flash.slot_bytes, &expected);
-    return error == EDGE_OK && opened->n_classes > DEVICE_CLASSES ? EDGE_E_ROOM : error;
-}
-
-static edge_error check(void *context, uint32_t slot, uint32_t counter) {
-    edge_head found;
-    edge_error error = open_slot(&found, slot, counter);
     (void)context;
+    expected.counter = counter;
     board_watch();
-    return error == EDGE_OK ? edge_head_check_i8(&found, scratch, logits) : error;
+    error = edge_head_open(found, (const void *)(uintptr_t)flash.slot_address[slot], flash.slot_bytes, &expected);
+    board_watch();
+    if (error == EDGE_OK && found->n_classes > DEVICE_CLASSES)
+        error = EDGE_E_ROOM;
+    return error == EDGE_OK ? edge_head_check_i8(found, scratch, logits) : error;
 }
 
 /* What a device does with an answer. This one has two classes that it cannot stand, so that a head can be bad although
  * every check of it passes. */
 static void act(uint32_t answer) {
-    const char *name = edge_head_name(&head, answer);
+    const char *name = edge_head_name(head, answer);
     if (!strcmp(name, "makes the device crash"))
         __builtin_trap();
     while (!strcmp(name, "makes the device hang")) {
@@ -76,16 +79,19 @@ static edge_error classify(const int8_t *sample, uint32_t *answer) {
     if (line.running == EDGE_NONE)
         return EDGE_E_EMPTY;
     memcpy(scratch, sample, sizeof scratch); /* they are overwritten, and a request may come twice */
-    error = edge_head_logits_i8(&head, scratch, logits);
-    *answer = edge_argmax(logits, head.n_classes, EDGE_ANY);
+    error = edge_head_logits_i8(head, scratch, logits);
+    *answer = edge_argmax(logits, head->n_classes, EDGE_ANY);
     return error;
 }
 
 /* Uses a head on trial as it will be used. */
 static edge_error rehearse(void) {
-    uint32_t n, answer, n_canaries = head.blob[EDGE_BLOB_AT_N_CANARIES] | head.blob[EDGE_BLOB_AT_N_CANARIES + 1u] << 8;
-    for (n = 0; n < n_canaries; n++) {
-        edge_error error = classify((const int8_t *)head.canaries + n * ((DEVICE_DIM + 3u) & ~3u), &answer);
+    const uint8_t *canary = head->canaries;
+    uint32_t n, answer;
+    uint16_t n_canaries;
+    memcpy(&n_canaries, head->blob + EDGE_BLOB_AT_N_CANARIES, sizeof n_canaries);
+    for (n = 0; n < n_canaries; n++, canary += (DEVICE_DIM + 3u) & ~3u) { /* each padded to whole words */
+        edge_error error = classify((const int8_t *)canary, &answer);
         if (error != EDGE_OK)
             return error;
         act(answer);
@@ -127,8 +133,8 @@ static uint32_t answer(void *context, uint32_t type, uint8_t *payload, uint32_t 
         error = classify(features, &chosen);
         if (error == EDGE_OK) {
             n = put(payload, n, chosen);
-            memcpy(payload + n, logits, 4u * head.n_classes);
-            n += 4u * head.n_classes;
+            memcpy(payload + n, logits, 4u * head->n_classes);
+            n += 4u * head->n_classes;
             act(chosen);
         }
     } else if (type == STATE) {
@@ -161,9 +167,10 @@ static void start_head(void) {
     edge_slots_open(&slots, &flash, check, 0);
     was_trial = slots.record.tries != EDGE_NO_TRIAL;
     line.running = EDGE_NONE;
-    if (edge_slots_boot(&slots, &slot, &is_trial) != EDGE_OK || open_slot(&head, slot, 0) != EDGE_OK)
+    if (edge_slots_boot(&slots, &slot, &is_trial) != EDGE_OK)
         return;
     line.running = slot;
+    head = &heads[slot]; /* it was just checked */
     line.error = was_trial && !is_trial ? EDGE_E_TRIAL : EDGE_OK;
     if (!is_trial)
         return;

@@ -1,5 +1,5 @@
-/* The micro:bit: nRF51822, a Cortex-M0 with 256 KiB of flash and 16 KiB of RAM. Its flash is written as the chip wants it,
- * through the NVMC. */
+/* The micro:bit: nRF51822, a Cortex-M0 with 256 KiB of flash and 16 KiB of RAM. Its flash is written as the chip wants
+ * it, through the NVMC. */
 #include "board.h"
 #include "cortex.h"
 
@@ -61,7 +61,7 @@ void board_send(uint8_t byte) {
 
 /* QEMU has no model of this one: here a program that hangs, hangs. */
 void board_watch(void) {
-    WATCHDOG_TICKS = 3u * WATCHDOG_HZ; /* once it runs the chip takes no other number */
+    WATCHDOG_TICKS = 10u * WATCHDOG_HZ; /* a signature takes 2 s; once it runs the chip takes no other number */
     WATCHDOG_START = 1u;
     WATCHDOG_ALIVE = ALIVE;
 }
