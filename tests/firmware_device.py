@@ -170,7 +170,7 @@ def build_demo(board: str, folder: Path, signer: Signer) -> Path:
     vendored = []
     for name in ("monocypher", "sha512"):
         unit = [str(MONOCYPHER / f"{name}.c"), "-o", str(folder / f"{name}.o")]
-        subprocess.run([*ARM, *CORES[qemu.BOARDS[board]], "-Os", "-w", "-c", *unit], check=True)
+        subprocess.run([*ARM, *CORES[qemu.BOARDS[board]], "-Os", "-w", f"-I{qemu.DEMO}", "-c", *unit], check=True)
         vendored.append(folder / f"{name}.o")
     units = [qemu.DEMO / "main.c", *sources(*OURS), *vendored]
     return qemu.build(board, folder / "demo.elf", units, f"-I{folder}", "-DDEVICE_SIGNED")

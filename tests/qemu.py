@@ -30,8 +30,9 @@ def family(board: str) -> str:
 def build(board: str, target: Path, units: Sequence[Path], *options: str) -> Path:
     """Return the target: the program of these units (with `main` and `on_fault`) for a board, or skip the test."""
     need("qemu-system-arm")
-    own = [DEMO / f"{name}.c" for name in ("startup", "host", "flash", family(board))]
-    compiler = (*ARM, *CORES[BOARDS[board]], "-Os", "-nostartfiles", "-Wl,--gc-sections", f"-L{DEMO}", f"-I{DEMO}")
+    own = [DEMO / f"{name}.c" for name in ("startup", "memory", "host", "flash", family(board))]
+    link = ("-nostartfiles", "-nolibc", "-Wl,--gc-sections,--fatal-warnings", f"-L{DEMO}")
+    compiler = (*ARM, *CORES[BOARDS[board]], "-Os", *link, f"-I{DEMO}")
     return compile_c(target, [*own, *units], (*compiler, f"-T{DEMO / family(board)}.ld"), *options)
 
 

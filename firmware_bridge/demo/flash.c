@@ -3,8 +3,7 @@
 
 #include "board.h"
 #include "host.h"
-
-#include <string.h>
+#include "memory.h"
 
 #define NAME "flash.bin"
 #define BROKEN_RULE 97u /* the program's exit status */

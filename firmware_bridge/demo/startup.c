@@ -14,7 +14,7 @@
 extern uint32_t link_data_load[], link_data[], link_data_end[], link_bss[], link_bss_end[], link_stack[];
 void link_stack_top(void); /* an address as the others, but a vector has the type of a function */
 
-static void on_reset(void) {
+void on_reset(void) {
     const uint32_t *from = link_data_load;
     uint32_t *to;
 #if defined(__ARM_FP)

@@ -4,6 +4,9 @@
 
 #include <stdint.h>
 
+/* Where the chip begins. */
+void on_reset(void);
+
 /* Starts the chip anew; does not come back. */
 void startup_reset(void);
 
