@@ -237,8 +237,8 @@ class Line:
 
     def _send(self, way: str, data: bytes, now: float) -> None:
         """Put bytes on the line, frame by frame, each with what happens to it."""
-        for piece in data.split(b"\0"):
-            frame = piece + b"\0"
+        *pieces, rest = data.split(b"\0")
+        for frame in (*(piece + b"\0" for piece in pieces), *([rest] if rest else [])):
             start = max(now, self._free[way])
             self._free[way] = start + len(frame) / BAUD_BYTES
             for harmed, late in self._harm(frame):
@@ -280,7 +280,7 @@ class Line:
         answer = self.device.take(data)
         self._device_free = self._now + (self.device.erased - erased) * self.erase_seconds
         if answer:
-            self._send("down", answer.removesuffix(b"\0"), self._device_free)
+            self._send("down", answer, self._device_free)
         if self.device.is_off or self.device.is_rebooting:
             heapq.heappush(self._events, (self._now + BOOT_SECONDS, next(self._number), "boot", b""))
             self._device_free = self._now + BOOT_SECONDS

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from edge_cl.errors import LinkError
-from edge_firmware.device_info import DeviceInfo, unpack_info
-from edge_firmware.formats import LINK_ACK, LINK_ANSWER, LINK_BEGIN, LINK_BLOB, LINK_HELLO
+from edge_firmware.device_info import DeviceInfo, error_text, unpack_info
+from edge_firmware.formats import LINK_ACK, LINK_ANSWER, LINK_BEGIN, LINK_BLOB, LINK_HELLO, LINK_INFO, LINK_TRY
 from edge_firmware.frames import Frame, FrameReader, encode_frame
 from edge_firmware.ports import Port
 
 PATIENCE_SECONDS = 10.0
-FIRST_SECONDS = 0.3
-MOST_SECONDS = 4.0
-MOST_FACTOR = 4  # of waiting: where frames are damaged by noise, and not by haste, longer waits only cost time
+NOISE_PATIENCE = 4  # times as long while something comes, even if hardly a frame of it is whole
+REPEAT_SECONDS = 0.3
 
 
 class Ack(NamedTuple):
@@ -23,34 +22,6 @@ class Ack(NamedTuple):
     error: int
     next: int
     crc: int
-
-
-class Waiting:
-    """How long to wait for an answer: what answers took, and what they strayed (Jacobson 1988, appendix A)."""
-
-    def __init__(self) -> None:
-        self.mean: float | None = None
-        self.stray = 0.0
-        self.factor = 1
-
-    @property
-    def seconds(self) -> float:
-        """Of silence until a request is repeated."""
-        longest = FIRST_SECONDS if self.mean is None else 0.05 + self.mean + 4 * self.stray
-        return min(longest * self.factor, MOST_SECONDS)
-
-    def took(self, seconds: float) -> None:
-        """Take note of an answer."""
-        self.factor = 1
-        if self.mean is None:
-            self.mean, self.stray = seconds, seconds / 2
-        else:
-            self.stray += (abs(seconds - self.mean) - self.stray) / 4
-            self.mean += (seconds - self.mean) / 8
-
-    def silent(self) -> None:
-        """Wait longer the next time: the line may be slower than was thought."""
-        self.factor = min(2 * self.factor, MOST_FACTOR)
 
 
 class Link:
@@ -65,11 +36,13 @@ class Link:
         """
         self.port = port
         self.patience = patience
-        self.waiting = Waiting()
         self.sent_bytes = 0
         self.repeated = 0
         self._reader = FrameReader()
         self._sequence = 0
+        line_seconds = 2 * LINK_INFO.size / port.bytes_per_second if port.bytes_per_second else 0.0
+        self._repeat = REPEAT_SECONDS + line_seconds  # the longest answer has to come before
+        self.heard_at = port.clock()  # when something came, be it a frame or not
 
     def send(self, type_: int, payload: bytes, is_start: bool = False) -> tuple[int, int]:
         """Send a request once; return its sequence and its bytes.
@@ -87,7 +60,10 @@ class Link:
 
     def receive(self, seconds: float) -> Iterator[Frame]:
         """Yield the answers that have come, waiting so long for the first bytes."""
-        for frame in self._reader.feed(self.port.read(seconds)):
+        data = self.port.read(seconds)
+        if data:
+            self.heard_at = self.port.clock()
+        for frame in self._reader.feed(data):
             if frame.type & LINK_ANSWER:
                 yield frame
 
@@ -104,22 +80,22 @@ class Link:
             LinkError: none came in `patience` seconds.
         """
         clock = self.port.clock
-        end = clock() + (patience or self.patience)
+        start, patience = clock(), patience or self.patience
+        self.heard_at = start
         asked: dict[int, float] = {}
-        while clock() < end:
+        while clock() < min(self.heard_at + patience, start + NOISE_PATIENCE * patience):
             self.repeated += bool(asked)
             sequence, _ = self.send(type_, payload, is_start=True)
             asked[sequence] = clock()
-            until = min(clock() + self.waiting.seconds, end)
+            until = clock() + (self._repeat * (len(asked) if type_ == LINK_TRY else 1))
             while (left := until - clock()) > 0:
                 for frame in self.receive(left):
                     if frame.type == type_ | LINK_ANSWER and frame.sequence in asked:
-                        self.waiting.took(clock() - asked[frame.sequence])
                         return frame.payload
-            self.waiting.silent()
+        if self.heard_at > start:
+            raise LinkError(f"{self.port.name}: what comes is no frame of edge_link; is the baud rate the device's?")
         raise LinkError(
-            f"{self.port.name}: no answer in {patience or self.patience:g} s; is the device on, its firmware one with "
-            "edge_link, and the baud rate right?"
+            f"{self.port.name}: no answer in {patience:g} s; is the device on, and its firmware one with edge_link?"
         )
 
     def hello(self, patience: float | None = None) -> DeviceInfo:
@@ -130,9 +106,16 @@ class Link:
         """Return the answer to a request that is not HELLO."""
         return unpack_ack(self.ask(type_, payload, patience=patience), self.port.name)
 
-    def begin(self, blob: bytes, crc: int) -> Ack:
-        """Begin the transfer of a blob, or go on with it."""
-        return self.order(LINK_BEGIN, LINK_BLOB.pack({"bytes": len(blob), "crc": crc}))
+    def begin(self, n_bytes: int, crc: int) -> Ack:
+        """Begin the transfer of a blob of so many bytes, or go on with it where it stands.
+
+        Raises:
+            LinkError: the device is silent, or refuses it.
+        """
+        ack = self.order(LINK_BEGIN, LINK_BLOB.pack({"bytes": n_bytes, "crc": crc}))
+        if ack.error:
+            raise LinkError(f"{self.port.name}: the device refused: {error_text(ack.error)}")
+        return ack
 
 
 def unpack_ack(payload: bytes, where: str) -> Ack:

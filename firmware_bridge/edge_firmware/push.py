@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from edge_cl.errors import BundleError, LinkError
 from edge_firmware.blob import read_blob
@@ -19,17 +18,19 @@ from edge_firmware.formats import (
     LINK_REBOOT,
     LINK_SKIP,
     LINK_TRY,
-    LINK_UNIT,
     LINK_WRITE,
     SIGNATURE_BYTES,
 )
 from edge_firmware.link import Link
-from edge_firmware.transfer import Plan, Transfer
+from edge_firmware.plan import Plan
+from edge_firmware.transfer import Transfer
 
-ROUNDS = 8  # a device that is started again and again in the middle is given up
+FRUITLESS_ROUNDS = 8  # in a row, after which a device that starts again and again in the middle is given up
 TRY_SECONDS = 60.0  # a signature takes seconds on the smallest cores
 BACK_SECONDS = 30.0
-OK, COUNTER, STATE = ([name for name, _ in ERRORS].index(name) for name in ("OK", "COUNTER", "STATE"))
+PAUSE_SECONDS = 0.2
+MOST_REBOOTS = 50
+OK, STATE, REQUEST = ([name for name, _ in ERRORS].index(name) for name in ("OK", "STATE", "REQUEST"))
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def push(
         deliver(link, Plan(blob, info, common), sent, on_progress)
         state = "waits"
         if reboot:
-            info = restart(link, blob)
-            state = "trial" if info.is_on_trial else "confirmed"
+            later = restart(link, blob)
+            if later is not None:
+                info, state = later, "trial" if later.is_on_trial else "confirmed"
     return PushReport(
         blob_bytes=len(blob),
         sent_bytes=link.sent_bytes,
@@ -174,27 +176,23 @@ def deliver(link: Link, plan: Plan, sent: dict[int, int], on_progress: Callable[
     Raises:
         LinkError: the device is silent, loses it again and again, or refuses it.
     """
-    blob = plan.data[: plan.n_bytes]
-    crc = zlib.crc32(blob)
-    mark = LINK_MARK.pack({"crc": crc})
-    error = OK
-    for _ in range(ROUNDS):
+    mark = LINK_MARK.pack({"crc": plan.crc})
+    error, reached, n_fruitless = OK, 0, 0
+    while n_fruitless < FRUITLESS_ROUNDS:
         info = link.hello()
-        ack = link.begin(blob, crc)
-        if ack.error:
-            raise LinkError(f"{link.port.name}: the device refused: {error_text(ack.error)}")
         transfer = Transfer(link, plan, info.window, on_progress)
-        transfer.find_same(ack.next)
-        start = link.begin(blob, crc).next
-        is_whole = start % LINK_UNIT == 0 and transfer.run(start)
-        for kind, n_bytes in transfer.sent.items():
+        transfer.find_same(link.begin(plan.n_bytes, plan.crc).next)
+        is_whole = transfer.run(link.begin(plan.n_bytes, plan.crc).next)
+        n_fruitless = 0 if transfer.reached > reached else n_fruitless + 1
+        reached = max(reached, transfer.reached)
+        for kind, n_bytes in transfer.came_by.items():
             sent[kind] += n_bytes
         if not is_whole:
             continue
         error = link.order(LINK_TRY, mark, patience=TRY_SECONDS).error
         if error == OK:
             return
-        if not transfer.sent[LINK_WRITE] + transfer.sent[LINK_COPY]:
+        if not transfer.came_by[LINK_WRITE] + transfer.came_by[LINK_COPY]:
             break  # it lies there byte for byte: the device means it
     raise LinkError(
         f"{link.port.name}: the device refused: {error_text(error)}"
@@ -203,23 +201,26 @@ def deliver(link: Link, plan: Plan, sent: dict[int, int], on_progress: Callable[
     )
 
 
-def restart(link: Link, blob: bytes) -> DeviceInfo:
+def restart(link: Link, blob: bytes) -> DeviceInfo | None:
     """Have the device restart with the blob that it has checked; return what it tells then.
+
+    It is asked until it knows of no transfer: only a restart forgets one. None: its firmware restarts upon no request.
 
     Raises:
         LinkError: it does not come back, or with another head.
     """
-    ack = link.order(LINK_REBOOT, LINK_MARK.pack({"crc": zlib.crc32(blob)}))
-    if ack.error not in {OK, STATE}:  # STATE: it has restarted; the first answer was lost
-        raise LinkError(f"{link.port.name}: the device refused: {error_text(ack.error)}")
-    clock = link.port.clock
-    end = clock() + BACK_SECONDS
+    mark = LINK_MARK.pack({"crc": zlib.crc32(blob)})
+    error = OK
+    for _ in range(MOST_REBOOTS):
+        error = link.order(LINK_REBOOT, mark, patience=BACK_SECONDS).error
+        if error != OK:
+            break
+        link.pause(PAUSE_SECONDS)
+    if error == REQUEST:
+        return None
     info = link.hello(BACK_SECONDS)
-    while not is_running(blob, info) and clock() < end and not info.error:
-        link.pause(0.2)
-        info = link.hello(BACK_SECONDS)
-    if not is_running(blob, info):
-        version: Any = "no head" if info.head is None else f"version {info.version}"
-        why = f": {error_text(info.error)}" if info.error else ""
-        raise LinkError(f"{link.port.name}: the head was taken, but the device runs {version} again{why}")
-    return info
+    if error == STATE and is_running(blob, info):
+        return info
+    running = "no head" if info.head is None else f"version {info.version}"
+    why = f": {error_text(info.error)}" if info.error else ""
+    raise LinkError(f"{link.port.name}: the device took the head, but after the restart it runs {running}{why}")

@@ -240,8 +240,10 @@ static edge_error obey(edge_link *link, uint32_t type, uint32_t n_payload, uint3
         return EDGE_E_STATE;
     if (type == EDGE_LINK_TRY)
         return try_once(link);
+    if (!link->reboot)
+        return EDGE_E_REQUEST;
     /* Only into a head that was just tried: a REBOOT that comes late finds no transfer, and costs the trial nothing. */
-    return link->reboot && link->is_tried && !link->error ? EDGE_OK : EDGE_E_STATE;
+    return link->is_tried && !link->error ? EDGE_OK : EDGE_E_STATE;
 }
 
 static void end_frame(edge_link *link)
