@@ -225,32 +225,40 @@ uint32_t device_erased(const device *self) { return self->n_erased; }
 uint32_t device_programmed(const device *self) { return self->n_programmed; }
 uint32_t device_broken_rules(const device *self) { return self->n_broken_rules; }
 
-#ifdef LINK_PROCESS
+#if defined(LINK_PROCESS) || defined(LINK_FUZZED)
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* link_device FLASH_FILE SLOT_BYTES SECTOR_BYTES CHUNK_BYTES QUEUE_BYTES PORT: prints the port, then serves. */
+/* Words: FLASH_FILE SLOT_BYTES SECTOR_BYTES CHUNK_BYTES. Changes of the flash stay in the file, or are the process's. */
+static device *open_device(char **words, int kept)
+{
+    const uint32_t slot_bytes = (uint32_t)atoi(words[2]), sector_bytes = (uint32_t)atoi(words[3]);
+    const size_t n_bytes = 2 * slot_bytes + N_RECORD_SECTORS * sector_bytes;
+    const int file = open(words[1], O_RDWR);
+    void *memory = mmap(0, n_bytes, PROT_READ | PROT_WRITE, kept ? MAP_SHARED : MAP_PRIVATE, file, 0);
+    if (memory == MAP_FAILED)
+        exit(2);
+    return device_new((uint8_t *)memory, slot_bytes, sector_bytes, (uint32_t)atoi(words[4]));
+}
+#endif
+
+#ifdef LINK_PROCESS
+/* FLASH_FILE SLOT_BYTES SECTOR_BYTES CHUNK_BYTES QUEUE_BYTES PORT: prints the port, then serves it. */
 int main(int n_words, char **words)
 {
-    uint32_t slot_bytes, sector_bytes, queue_bytes;
-    int file, listener, line, one = 1;
+    const uint32_t queue_bytes = n_words == 7 ? (uint32_t)atoi(words[5]) : 0;
+    int listener, line, one = 1;
     struct sockaddr_in address;
     socklen_t n_address = sizeof address;
     device *self;
-    uint8_t *memory, bytes[4096];
+    uint8_t bytes[4096];
     ssize_t n_bytes;
     if (n_words != 7)
         return 2;
-    slot_bytes = (uint32_t)atoi(words[2]);
-    sector_bytes = (uint32_t)atoi(words[3]);
-    queue_bytes = (uint32_t)atoi(words[5]);
-    file = open(words[1], O_RDWR);
-    memory = (uint8_t *)mmap(0, 2 * slot_bytes + N_RECORD_SECTORS * sector_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-                             file, 0);
-    self = device_new(memory, slot_bytes, sector_bytes, (uint32_t)atoi(words[4]));
+    self = open_device(words, 1);
     device_boot(self, queue_bytes);
     listener = socket(AF_INET, SOCK_STREAM, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
@@ -273,6 +281,46 @@ int main(int n_words, char **words)
         }
         close(line);
     }
+    return 0;
+}
+#endif
+
+#ifdef LINK_FUZZED
+/* FLASH_FILE SLOT_BYTES SECTOR_BYTES CHUNK_BYTES: takes from stdin what comes over the line, each part behind two bytes
+ * of its length; after each, the head that runs must be as it was. Prints parts, answers, erases and restarts. */
+int main(int n_words, char **words)
+{
+    static uint8_t part[65536];
+    uint8_t size[2], *runs;
+    uint32_t n_parts = 0, n_answers = 0, n_boots = 0, slot;
+    device *self;
+    if (n_words != 5)
+        return 2;
+    self = open_device(words, 0);
+    runs = (uint8_t *)malloc(self->flash.slot_bytes);
+    slot = device_boot(self, 0);
+    memcpy(runs, self->memory + slot * self->flash.slot_bytes, self->flash.slot_bytes);
+    while (fread(size, 1, 2, stdin) == 2) {
+        const uint32_t n_bytes = (uint32_t)(size[0] | size[1] << 8);
+        if (fread(part, 1, n_bytes, stdin) != n_bytes)
+            return 2;
+        n_answers += device_take(self, part, n_bytes) > 0;
+        n_parts++;
+        if (self->n_broken_rules || memcmp(runs, self->memory + slot * self->flash.slot_bytes, self->flash.slot_bytes)) {
+            fprintf(stderr, "part %u touched what runs, or broke a rule of the flash\n", n_parts);
+            return 1;
+        }
+        if (self->is_rebooting) {
+            n_boots++;
+            slot = device_boot(self, 0);
+            memcpy(runs, self->memory + slot * self->flash.slot_bytes, self->flash.slot_bytes);
+        }
+    }
+    printf("{\"parts\": %u, \"answers\": %u, \"erased\": %u, \"programmed\": %u, \"boots\": %u}\n", n_parts, n_answers,
+           self->n_erased, self->n_programmed, n_boots);
+    free(runs);
+    munmap(self->memory, self->n_memory);
+    device_free(self);
     return 0;
 }
 #endif

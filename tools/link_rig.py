@@ -37,10 +37,10 @@ def build(target: Path, *options: str) -> Path:
     compiler = os.environ.get("CC", "cc")
     objects = []
     for unit in (*OURS, VENDOR / "monocypher.c", VENDOR / "sha512.c"):
-        warnings = STRICT if unit in OURS else ("-std=c99", "-w")
+        words = (*STRICT, *options) if unit in OURS else ("-std=c99", "-w", "-O2")
         objects.append(target.with_name(f"{target.name}.{unit.stem}.o"))
-        line = [compiler, *warnings, "-O1", "-g", "-fPIC", f"-I{INCLUDE}", *options, "-c", str(unit)]
-        subprocess.run([*line, "-o", str(objects[-1])], check=True)
+        line = [compiler, "-O1", "-g", "-fPIC", f"-I{INCLUDE}", *words, "-c", str(unit), "-o", str(objects[-1])]
+        subprocess.run(line, check=True)
     subprocess.run([compiler, *options, *map(str, objects), "-o", str(target)], check=True)
     return target
 

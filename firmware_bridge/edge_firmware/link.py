@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 
 from edge_cl.errors import LinkError
 from edge_firmware.device_info import DeviceInfo, error_text, unpack_info
-from edge_firmware.formats import LINK_ACK, LINK_ANSWER, LINK_BEGIN, LINK_BLOB, LINK_HELLO, LINK_INFO, LINK_TRY
+from edge_firmware.formats import (
+    LINK_ACK,
+    LINK_ANSWER,
+    LINK_BEGIN,
+    LINK_BLOB,
+    LINK_COPY,
+    LINK_HELLO,
+    LINK_INFO,
+    LINK_SKIP,
+    LINK_TRY,
+    LINK_WRITE,
+)
 from edge_firmware.frames import Frame, FrameReader, encode_frame
 from edge_firmware.ports import Port
 
@@ -38,6 +49,7 @@ class Link:
         self.patience = patience
         self.sent_bytes = 0
         self.repeated = 0
+        self.came_by = {LINK_SKIP: 0, LINK_WRITE: 0, LINK_COPY: 0}  # bytes of blobs, by the way they got there
         self._reader = FrameReader()
         self._sequence = 0
         line_seconds = 2 * LINK_INFO.size / port.bytes_per_second if port.bytes_per_second else 0.0
@@ -66,6 +78,12 @@ class Link:
         for frame in self._reader.feed(data):
             if frame.type & LINK_ANSWER:
                 yield frame
+
+    def move_to(self, port: Port) -> None:
+        """Go on at another port, the one before being lost."""
+        self.port = port
+        self.heard_at = port.clock()
+        self._reader = FrameReader()
 
     def pause(self, seconds: float) -> None:
         """Wait, and leave out what comes."""

@@ -14,6 +14,10 @@ MOST_READ = 65_536
 CONNECT_SECONDS = 5.0
 
 
+class PortLostError(LinkError):
+    """A port that was open is gone: unplugged, or the other end closed it."""
+
+
 class Port(Protocol):
     """Bytes to a device and from it, and the clock that waiting goes by."""
 
@@ -61,25 +65,25 @@ class SerialPort:
         """See `Port.write`.
 
         Raises:
-            LinkError: the port is gone.
+            PortLostError: the port is gone.
         """
         try:
             self._serial.write(data)
         except OSError as error:
-            raise LinkError(f"{self.name}: {_why(error)}; plug the device in and push again") from None
+            raise PortLostError(f"{self.name}: {_why(error)}; plug the device in and push again") from None
 
     def read(self, seconds: float) -> bytes:
         """See `Port.read`.
 
         Raises:
-            LinkError: the port is gone.
+            PortLostError: the port is gone.
         """
         try:
             self._serial.timeout = max(seconds, 0)
             first: bytes = self._serial.read(1)
             return first + self._serial.read(self._serial.in_waiting) if first else b""
         except OSError as error:
-            raise LinkError(f"{self.name}: {_why(error)}; plug the device in and push again") from None
+            raise PortLostError(f"{self.name}: {_why(error)}; plug the device in and push again") from None
 
     def clock(self) -> float:
         """See `Port.clock`."""
@@ -111,27 +115,27 @@ class TcpPort:
         """See `Port.write`.
 
         Raises:
-            LinkError: the connection is gone.
+            PortLostError: the connection is gone.
         """
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise LinkError(f"{self.name}: {_why(error)}; push again to go on") from None
+            raise PortLostError(f"{self.name}: {_why(error)}; push again to go on from there") from None
 
     def read(self, seconds: float) -> bytes:
         """See `Port.read`.
 
         Raises:
-            LinkError: the connection is gone.
+            PortLostError: the connection is gone.
         """
         try:
             if not select.select([self._socket], [], [], max(seconds, 0))[0]:
                 return b""
             data = self._socket.recv(MOST_READ)
         except OSError as error:
-            raise LinkError(f"{self.name}: {_why(error)}; push again to go on") from None
+            raise PortLostError(f"{self.name}: {_why(error)}; push again to go on from there") from None
         if not data:
-            raise LinkError(f"{self.name}: the device closed the connection; push again to go on")
+            raise PortLostError(f"{self.name}: the device closed the connection; push again to go on from there")
         return data
 
     def clock(self) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from edge_cl.errors import BundleError, LinkError
 from edge_firmware.blob import read_blob
@@ -23,6 +25,7 @@ from edge_firmware.formats import (
 )
 from edge_firmware.link import Link
 from edge_firmware.plan import Plan
+from edge_firmware.ports import Port, PortLostError
 from edge_firmware.transfer import Transfer
 
 FRUITLESS_ROUNDS = 8  # in a row, after which a device that starts again and again in the middle is given up
@@ -30,6 +33,7 @@ TRY_SECONDS = 60.0  # a signature takes seconds on the smallest cores
 BACK_SECONDS = 30.0
 PAUSE_SECONDS = 0.2
 MOST_REBOOTS = 50
+MOST_LOSSES = 8
 OK, STATE, REQUEST = ([name for name, _ in ERRORS].index(name) for name in ("OK", "STATE", "REQUEST"))
 
 
@@ -45,8 +49,9 @@ class PushReport:
         skipped_bytes: of the blob that lay in the slot already.
         repeated: requests that were sent again.
         seconds: it took.
+        was_running: whether the device ran it already, and nothing was sent.
         version: of the head that the device runs now; None: none.
-        state: `runs` (it ran there before, nothing was sent), `waits` (for a restart), `trial` or `confirmed`.
+        state: of the head that was pushed: `confirmed`, on `trial`, or it `waits` for a restart.
     """
 
     blob_bytes: int
@@ -56,6 +61,7 @@ class PushReport:
     skipped_bytes: int
     repeated: int
     seconds: float
+    was_running: bool
     version: int | None
     state: str
 
@@ -87,27 +93,56 @@ def push(
     start = link.port.clock()
     info = link.hello()
     check_fits(blob, info, link.port.name)
-    sent = {LINK_SKIP: 0, LINK_WRITE: 0, LINK_COPY: 0}
-    state = "runs"
-    if not is_running(blob, info):
+    was_running = is_running(blob, info)
+    state = "trial" if info.is_on_trial else "confirmed"
+    if not was_running:
         common = [] if base is None else common_ranges(blob, check_base(base, info, link.port.name))
-        deliver(link, Plan(blob, info, common), sent, on_progress)
-        state = "waits"
-        if reboot:
-            later = restart(link, blob)
-            if later is not None:
-                info, state = later, "trial" if later.is_on_trial else "confirmed"
+        deliver(link, Plan(blob, info, common), on_progress)
+        later = restart(link, blob) if reboot else None
+        state = "waits" if later is None else "trial" if later.is_on_trial else "confirmed"
+        info = later or info
     return PushReport(
         blob_bytes=len(blob),
         sent_bytes=link.sent_bytes,
-        written_bytes=sent[LINK_WRITE],
-        copied_bytes=sent[LINK_COPY],
-        skipped_bytes=sent[LINK_SKIP],
+        written_bytes=link.came_by[LINK_WRITE],
+        copied_bytes=link.came_by[LINK_COPY],
+        skipped_bytes=link.came_by[LINK_SKIP],
         repeated=link.repeated,
         seconds=link.port.clock() - start,
+        was_running=was_running and not any(link.came_by.values()),
         version=info.version,
         state=state,
     )
+
+
+def keep_pushing(open_port: Callable[[], Port], blob: bytes, **options: Any) -> PushReport:
+    """Push, as `push` does; where the port is lost in the middle, open it again and go on from there.
+
+    Raises:
+        LinkError: the port cannot be opened, stays lost, is lost again and again, or what `push` raises.
+    """
+    link = Link(open_port())
+    try:
+        for _ in range(MOST_LOSSES):
+            try:
+                return push(link, blob, **options)
+            except PortLostError as error:
+                link.port.close()
+                link.move_to(_reopened(open_port, link.patience, error))
+        raise LinkError(f"{link.port.name}: lost {MOST_LOSSES} times; look at the cable and the device's power")
+    finally:
+        link.port.close()
+
+
+def _reopened(open_port: Callable[[], Port], patience: float, lost: PortLostError) -> Port:
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        time.sleep(PAUSE_SECONDS)
+        try:
+            return open_port()
+        except LinkError:
+            continue
+    raise lost
 
 
 def check_fits(blob: bytes, info: DeviceInfo, where: str) -> None:
@@ -170,7 +205,7 @@ def check_base(base: bytes, info: DeviceInfo, where: str) -> bytes:
     )
 
 
-def deliver(link: Link, plan: Plan, sent: dict[int, int], on_progress: Callable[[int], object]) -> None:
+def deliver(link: Link, plan: Plan, on_progress: Callable[[int], object]) -> None:
     """Bring a plan into the spare slot, and have the device check it.
 
     Raises:
@@ -181,19 +216,20 @@ def deliver(link: Link, plan: Plan, sent: dict[int, int], on_progress: Callable[
     while n_fruitless < FRUITLESS_ROUNDS:
         info = link.hello()
         transfer = Transfer(link, plan, info.window, on_progress)
-        transfer.find_same(link.begin(plan.n_bytes, plan.crc).next)
-        is_whole = transfer.run(link.begin(plan.n_bytes, plan.crc).next)
+        begun = link.begin(plan.n_bytes, plan.crc).next
+        transfer.find_same(begun)
+        start = link.begin(plan.n_bytes, plan.crc).next
+        link.came_by[LINK_SKIP] += start
+        is_whole = transfer.run(start)
         n_fruitless = 0 if transfer.reached > reached else n_fruitless + 1
         reached = max(reached, transfer.reached)
-        for kind, n_bytes in transfer.came_by.items():
-            sent[kind] += n_bytes
         if not is_whole:
             continue
         error = link.order(LINK_TRY, mark, patience=TRY_SECONDS).error
         if error == OK:
             return
-        if not transfer.came_by[LINK_WRITE] + transfer.came_by[LINK_COPY]:
-            break  # it lies there byte for byte: the device means it
+        if begun == 0 and transfer.is_same:
+            break  # it was compared byte for byte: the device means it
     raise LinkError(
         f"{link.port.name}: the device refused: {error_text(error)}"
         if error

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from edge_cl.errors import LinkError
 from edge_firmware.device_info import error_text
-from edge_firmware.formats import ERRORS, LINK_ANSWER, LINK_COPY, LINK_SECTOR, LINK_SKIP, LINK_WRITE
+from edge_firmware.formats import ERRORS, LINK_ANSWER, LINK_SECTOR, LINK_SKIP
 from edge_firmware.link import NOISE_PATIENCE, Ack, Link, unpack_ack
 from edge_firmware.plan import Plan, Request
 
@@ -71,7 +71,7 @@ class Transfer:
         """
         self.link, self.plan, self.window, self.on_progress = link, plan, window, on_progress
         self.reached = 0  # all before it lies there
-        self.came_by = {LINK_SKIP: 0, LINK_WRITE: 0, LINK_COPY: 0}  # bytes of the blob, by the way they came there
+        self.is_same = True  # whether all that lies there had been there before
         speed = link.port.bytes_per_second
         self._waiting = Waiting(LEAST_SECONDS + (window + plan.chunk) / speed if speed else LEAST_SECONDS)
         self._place = 0  # all before it was sent
@@ -165,7 +165,8 @@ class Transfer:
             while self.reached < ack.next:
                 part = self.plan.request_at(self.reached)
                 end = min(part.end, ack.next)
-                self.came_by[part.type] += end - self.reached
+                self.link.came_by[part.type] += end - self.reached
+                self.is_same = self.is_same and part.type == LINK_SKIP
                 self.reached = end
             self._place = max(self._place, ack.next)
             self._progress_at = self.link.port.clock()
