@@ -18,9 +18,9 @@ from edge_firmware.bundle import sign_blob
 from edge_firmware.formats import ERRORS, LINK_OWN
 from edge_firmware.keys import SigningKey, keygen, write_c_key
 from edge_firmware.link import Link
+from edge_firmware.plan import Plan
 from edge_firmware.ports import TcpPort
 from edge_firmware.push import PushReport, deliver, push
-from edge_firmware.transfer import Plan
 from edge_kernels.arrays import Floats
 
 from edge_cl.errors import LinkError
@@ -117,7 +117,7 @@ class Device:
     def refusal(self, blob: bytes) -> str:
         """Return what the device says to a blob that is brought into its spare slot whatever the host thinks of it."""
         with pytest.raises(LinkError) as refused:
-            deliver(self.link, Plan(blob, self.link.hello(), []), dict.fromkeys(range(128), 0), int)
+            deliver(self.link, Plan(blob, self.link.hello(), []), int)
         return str(refused.value).partition("the device refused: ")[2]
 
 

@@ -77,7 +77,7 @@ def test_a_board_runs_its_head_takes_a_new_one_and_restarts_into_it(each: Produc
         assert (report.version, report.state) == (2, "confirmed")
         check_answers(device, new)
         assert device.state()[:2] == (1, 1)
-        assert device.state().stack_bytes < 8192
+        assert device.state().stack_bytes < 4096
     with each.boot() as device:
         check_answers(device, new)
 
@@ -98,7 +98,7 @@ def test_the_old_head_runs_and_the_push_goes_on_wherever_the_power_is_cut(
         check_answers(device, old, 1)
         report = device.push(blob)
         assert (report.version, report.state) == (2, "confirmed")
-        assert report.sent_bytes < len(blob) / 4  # it lay there already
+        assert report.skipped_bytes > len(blob) - product.sector_bytes
         check_answers(device, new)
 
 
