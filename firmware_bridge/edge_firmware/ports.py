@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 import time
@@ -105,8 +107,9 @@ class TcpPort:
         """
         self.name = address
         self.bytes_per_second: float | None = None
+        place = host_and_port(address)
         try:
-            self._socket = socket.create_connection(host_and_port(address), CONNECT_SECONDS)
+            self._socket = socket.create_connection(place, CONNECT_SECONDS)
         except OSError as error:
             raise LinkError(f"{address}: {_why(error)}; is the device running, and this its address?") from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -163,5 +166,8 @@ def host_and_port(address: str, default: int | None = None) -> tuple[str, int]:
 
 def _why(error: Exception) -> str:
     """Return the reason of an error of the system, in its words."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    number = getattr(error, "errno", None)
+    if number in {errno.EAGAIN, errno.EBUSY}:
+        return "another program uses it"
+    text = os.strerror(number) if number is not None and number > 0 else getattr(error, "strerror", None) or str(error)
     return text.splitlines()[0] if text else type(error).__name__
