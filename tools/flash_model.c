@@ -42,7 +42,7 @@ int model_read(void *context, uint32_t address, void *bytes, uint32_t n_bytes) {
         return -1;
     for (place = address; place < address + n_bytes; place++)
         if (model->units[place / model->unit] == UNREADABLE) {
-            memset(bytes, 0x5A, n_bytes); /* nobody may trust what a failed read leaves */
+            memcpy(bytes, model->bytes + address, n_bytes); /* as it may look: nobody may trust it */
             return -1;
         }
     memcpy(bytes, model->bytes + address, n_bytes);
@@ -63,6 +63,8 @@ static uint8_t torn(flash_model *model, uint8_t before, uint8_t after, uint32_t 
         return (uint8_t)((before & 0x55) | (after & 0xAA));
     case 5:
         return (uint8_t)((before & mixed) | (after & ~mixed));
+    case 7:
+        return model->n_operations & 1u ? after : before;
     default:
         return before;
     }
@@ -81,7 +83,9 @@ static void tear_erase(flash_model *model, uint32_t address) {
         bytes[k] = model->tear == 6 ? (uint8_t)model_random(model) : torn(model, bytes[k], 0xFF, k, model->sector_bytes);
     if (model->tear == 8) /* it looks blank and holds nothing */
         memset(bytes, 0xFF, model->sector_bytes);
-    mark(model, address, model->sector_bytes, model->tear == 7 ? UNREADABLE : model->tear == 1 ? ERASED : HALF_ERASED);
+    for (k = address / model->unit; k < (address + model->sector_bytes) / model->unit; k++)
+        if (model->tear == 1 || model->units[k] != UNREADABLE) /* half an erase mends nothing */
+            model->units[k] = model->tear == 7 ? UNREADABLE : model->tear == 1 ? ERASED : HALF_ERASED;
 }
 
 static void tear_program(flash_model *model, uint32_t address, const uint8_t *data, uint32_t n_bytes) {

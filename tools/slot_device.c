@@ -111,7 +111,7 @@ static edge_error write_head(device *device, uint32_t slot, uint32_t version, ui
 
 edge_error device_update(device *device, uint32_t version, uint32_t counter, ending end) {
     edge_slots slots;
-    uint32_t running, slot = 0;
+    uint32_t running, slot = 0, n_boots = 0;
     int is_trial;
     edge_error error;
     if (device_boot(device, &slots, &running, &is_trial) == 0)
@@ -128,7 +128,7 @@ edge_error device_update(device *device, uint32_t version, uint32_t counter, end
         return error;
     if ((error = edge_slots_try(&slots, 2)) != EDGE_OK)
         return error;
-    while (device_boot(device, &slots, &running, &is_trial) == version && is_trial && !device->model.is_dead)
+    while (device_boot(device, &slots, &running, &is_trial) == version && is_trial && !device->model.is_dead && n_boots++ < 4)
         if (end != CRASHES)
             return end == CONFIRMS ? edge_slots_confirm(&slots) : edge_slots_reject(&slots);
     return end == CRASHES && running != slot ? EDGE_OK : EDGE_E_CANARY;

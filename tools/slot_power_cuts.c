@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOST_OPERATIONS 1000u /* more has no update: something goes round */
+
 typedef struct counts {
     unsigned long operations, cuts, boots, bricks, faults;
 } counts;
@@ -91,7 +93,7 @@ static void cut_everywhere(const device *from, const act *what) {
     act again = *what;
     uint32_t number, tear, number_again, tear_again, is_there = 1, is_there_again;
     again.version = 0;
-    for (number = 0; is_there; number++) {
+    for (number = 0; is_there && number < MOST_OPERATIONS; number++) {
         for (tear = 0; tear < N_TEARS; tear++) {
             copy(device_a, from);
             is_there = (uint32_t)cut(device_a, what, number, tear);
@@ -100,7 +102,7 @@ static void cut_everywhere(const device *from, const act *what) {
             total.operations += tear == 0;
             copy(device_b, device_a);
             settle(device_b, what);
-            for (number_again = 0, is_there_again = 1; is_there_again; number_again++)
+            for (number_again = 0, is_there_again = 1; is_there_again && number_again < MOST_OPERATIONS; number_again++)
                 for (tear_again = 0; is_there_again && tear_again < N_TEARS; tear_again++) {
                     copy(device_b, device_a);
                     is_there_again = (uint32_t)cut(device_b, &again, number_again, tear_again);
@@ -114,7 +116,7 @@ static void cut_everywhere(const device *from, const act *what) {
 static void fail_everywhere(const device *from, const act *what) {
     uint32_t number, failure;
     for (failure = 0; failure < N_FAILURES; failure++)
-        for (number = 0;; number++) {
+        for (number = 0; number < MOST_OPERATIONS; number++) {
             uint32_t n_operations;
             copy(device_a, from);
             device_a->model.fail_at = n_operations = device_a->model.n_operations + number;
