@@ -169,6 +169,13 @@ def test_a_trial_takes_no_lower_counter_and_writes_nothing_if_refused(
         assert found[-1][2] == Record(4, 1, None, 11, 9, counter or 0)
 
 
+def test_the_counter_never_falls_whatever_the_check_lets_pass(library: ctypes.CDLL) -> None:
+    flash = with_record(library, Record(1, 0, counter=5), 0)
+    put_head(flash, SMALL, 1, 4)
+    found: Any = compare(flash, SMALL, by_counters((9, 9)), ("boot", "try_out 1", "boot", "confirm"))
+    assert found[-1][2] == Record(4, 1, None, 11, 9, 5)
+
+
 @pytest.mark.parametrize("make", BOTH, ids=["C", "Python"])
 def test_a_try_is_counted_in_flash_before_the_check(library: ctypes.CDLL, make: Either) -> None:
     flash = with_record(library, Record(1, 0, 2), 0)
