@@ -6,7 +6,8 @@
 
 /* The square root, to float's rounding (Newton's steps to 1 / root); of what is below SMALLEST 0. No libm: a core
  * without a unit for floats has no instruction for it either. */
-static float root(float x) {
+static float root(float x)
+{
     edge_bits guess;
     int step;
     if (!(x >= SMALLEST))
@@ -21,12 +22,14 @@ static float root(float x) {
 }
 
 /* The power 3/4 of the size; the sign stays. */
-static float raised(float x) {
+static float raised(float x)
+{
     float size = x < 0.0f ? -x : x, half = root(size), power = half * root(half);
     return x < 0.0f ? -power : power;
 }
 
-static float length(const float *features, uint32_t dim) {
+static float length(const float *features, uint32_t dim)
+{
     float sum = 0.0f;
     uint32_t d;
     for (d = 0; d < dim; d++)
@@ -35,7 +38,8 @@ static float length(const float *features, uint32_t dim) {
     return sum < SHORTEST ? SHORTEST : sum;
 }
 
-edge_error edge_head_logits_f32(const edge_head *head, float *features, float *logits) {
+edge_error edge_head_logits_f32(const edge_head *head, float *features, float *logits)
+{
     uint32_t d, r, flags = head->blob[EDGE_BLOB_AT_FLAGS];
     const uint8_t *row = head->rows;
     float whole, sum;
@@ -58,7 +62,8 @@ edge_error edge_head_logits_f32(const edge_head *head, float *features, float *l
     return EDGE_OK;
 }
 
-edge_error edge_head_check_f32(const edge_head *head, float *scratch, float *logits) {
+edge_error edge_head_check_f32(const edge_head *head, float *scratch, float *logits)
+{
     uint32_t n, d, n_canaries = edge_get_u16(head->blob + EDGE_BLOB_AT_N_CANARIES);
     int32_t zero = (int8_t)head->blob[EDGE_BLOB_AT_FEATURE_ZERO];
     float scale = edge_get_f32(head->blob + EDGE_BLOB_AT_FEATURE_SCALE);
@@ -78,7 +83,8 @@ edge_error edge_head_check_f32(const edge_head *head, float *scratch, float *log
 }
 
 /* e^x of x <= 0, to float's rounding (Cephes, expf); below the smallest, and of what is no number, 0. */
-static float power_of_e(float x) {
+static float power_of_e(float x)
+{
     int32_t n;
     edge_bits two; /* 2^n */
     if (!(x > -87.0f))
@@ -91,7 +97,8 @@ static float power_of_e(float x) {
         * x + 1.6666665459e-1f) * x + 5.0000001201e-1f) * x * x) + x + 1.0f);
 }
 
-void edge_softmax(float *logits, uint32_t n_logits) {
+void edge_softmax(float *logits, uint32_t n_logits)
+{
     uint32_t k, best = edge_argmax(logits, n_logits, EDGE_ANY);
     float top = best == EDGE_NONE ? 0.0f : logits[best], sum = 0.0f;
     for (k = 0; k < n_logits; k++) {

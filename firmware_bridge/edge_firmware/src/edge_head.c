@@ -4,7 +4,8 @@
 #include <arm_acle.h>
 #endif
 
-uint32_t edge_crc32(uint32_t crc, const uint8_t *bytes, uint32_t n_bytes) {
+uint32_t edge_crc32(uint32_t crc, const uint8_t *bytes, uint32_t n_bytes)
+{
     uint32_t bit;
     crc = ~crc;
     while (n_bytes--) {
@@ -16,7 +17,8 @@ uint32_t edge_crc32(uint32_t crc, const uint8_t *bytes, uint32_t n_bytes) {
 }
 
 /* Whether 32 bytes of the header are those of a device; of a text, what stands behind its end is zero. */
-static int is_same(const uint8_t *found, const uint8_t *wanted, int is_text) {
+static int is_same(const uint8_t *found, const uint8_t *wanted, int is_text)
+{
     uint32_t n;
     for (n = 0; n < 32; n++) {
         if (found[n] != *wanted)
@@ -27,7 +29,8 @@ static int is_same(const uint8_t *found, const uint8_t *wanted, int is_text) {
     return !is_text || !*wanted;
 }
 
-static int are_classes(const uint8_t *numbers, uint32_t n_numbers, uint32_t n_classes) {
+static int are_classes(const uint8_t *numbers, uint32_t n_numbers, uint32_t n_classes)
+{
     for (; n_numbers--; numbers += 2)
         if (edge_get_u16(numbers) >= n_classes)
             return 0;
@@ -35,7 +38,8 @@ static int are_classes(const uint8_t *numbers, uint32_t n_numbers, uint32_t n_cl
 }
 
 /* Whether there are so many zero bytes, the last byte among them. */
-static int are_names(const uint8_t *names, uint32_t n_bytes, uint32_t n_names) {
+static int are_names(const uint8_t *names, uint32_t n_bytes, uint32_t n_names)
+{
     uint32_t last = 1;
     while (n_bytes--) {
         last = *names++;
@@ -46,7 +50,8 @@ static int are_names(const uint8_t *names, uint32_t n_bytes, uint32_t n_names) {
 
 /* Finds the sections by the header's numbers, which may be any. Lengths are counted in words of 4 bytes: once the rows
  * are no more than the blob, the sum of all fits in 32 bits. */
-static edge_error find_sections(edge_head *head, const uint8_t *blob, uint32_t n_bytes) {
+static edge_error find_sections(edge_head *head, const uint8_t *blob, uint32_t n_bytes)
+{
     uint32_t flags = edge_get_u16(blob + EDGE_BLOB_AT_FLAGS), is_int8 = flags & EDGE_IS_INT8;
     uint32_t whole = edge_get_u32(blob + EDGE_BLOB_AT_BYTES), names = edge_get_u32(blob + EDGE_BLOB_AT_NAMES_BYTES);
     uint32_t dim = edge_get_u32(blob + EDGE_BLOB_AT_DIM), n_canaries = edge_get_u16(blob + EDGE_BLOB_AT_N_CANARIES);
@@ -78,7 +83,8 @@ static edge_error find_sections(edge_head *head, const uint8_t *blob, uint32_t n
     return EDGE_OK;
 }
 
-edge_error edge_head_open(edge_head *head, const void *bytes, uint32_t n_bytes, const edge_expected *expected) {
+edge_error edge_head_open(edge_head *head, const void *bytes, uint32_t n_bytes, const edge_expected *expected)
+{
     const uint8_t *blob = (const uint8_t *)bytes;
     uint32_t signed_bytes;
     edge_error error;
@@ -110,15 +116,18 @@ edge_error edge_head_open(edge_head *head, const void *bytes, uint32_t n_bytes, 
     return expected->verify ? expected->verify(expected->key, blob, signed_bytes) : EDGE_OK;
 }
 
-uint32_t edge_head_version(const edge_head *head) {
+uint32_t edge_head_version(const edge_head *head)
+{
     return edge_get_u32(head->blob + EDGE_BLOB_AT_VERSION);
 }
 
-uint32_t edge_head_counter(const edge_head *head) {
+uint32_t edge_head_counter(const edge_head *head)
+{
     return edge_get_u32(head->blob + EDGE_BLOB_AT_COUNTER);
 }
 
-const char *edge_head_name(const edge_head *head, uint32_t class_index) {
+const char *edge_head_name(const edge_head *head, uint32_t class_index)
+{
     const uint8_t *name = head->names;
     if (class_index >= head->n_classes)
         return "";
@@ -127,7 +136,8 @@ const char *edge_head_name(const edge_head *head, uint32_t class_index) {
     return (const char *)name;
 }
 
-void edge_head_quantise(const edge_head *head, const float *features, int8_t *quantised) {
+void edge_head_quantise(const edge_head *head, const float *features, int8_t *quantised)
+{
     float half = edge_get_f32(head->blob + EDGE_BLOB_AT_FEATURE_SCALE) * 0.5f, halves;
     int32_t zero = (int8_t)head->blob[EDGE_BLOB_AT_FEATURE_ZERO], step;
     uint32_t d;
@@ -145,13 +155,15 @@ void edge_head_quantise(const edge_head *head, const float *features, int8_t *qu
 #define EDGE_PRODUCT sum += (uint32_t)(*at++ * *input++);
 #if defined(EDGE_DSP) && defined(__ARM_FEATURE_DSP)
 /* The second and the fourth byte, each as 16 bits; no intrinsic has the turn in it. */
-static inline int16x2_t odd_bytes(uint32_t four) {
+static inline int16x2_t odd_bytes(uint32_t four)
+{
     int16x2_t found;
     __asm__("sxtb16 %0, %1, ror #8" : "=r"(found) : "r"(four));
     return found;
 }
 
-static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *input, const int8_t *end) {
+static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *input, const int8_t *end)
+{
     const int8_t *at = *row;
     uint32_t dim = (uint32_t)(end - input), four, others;
     const int8_t *fours = input + (dim & ~3u);
@@ -170,7 +182,8 @@ static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *inp
     return sum;
 }
 #else
-static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *input, const int8_t *end) {
+static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *input, const int8_t *end)
+{
     const int8_t *at = *row;
     uint32_t dim = (uint32_t)(end - input);
     /* Entered in its middle (Duff 1983): four a turn of any number; and across the labels the compiler cannot merge the
@@ -188,7 +201,8 @@ static uint32_t add_products(uint32_t sum, const int8_t **row, const int8_t *inp
 }
 #endif
 
-edge_error edge_head_logits_i8(const edge_head *head, int8_t *features, float *logits) {
+edge_error edge_head_logits_i8(const edge_head *head, int8_t *features, float *logits)
+{
     const int8_t *row = (const int8_t *)head->rows, *end = features + head->dim;
     const uint8_t *table = head->blob + EDGE_BLOB_SIZE;
     uint32_t d, r, sum, flags = head->blob[EDGE_BLOB_AT_FLAGS];
@@ -205,7 +219,8 @@ edge_error edge_head_logits_i8(const edge_head *head, int8_t *features, float *l
     return EDGE_OK;
 }
 
-edge_error edge_head_check_i8(const edge_head *head, int8_t *scratch, float *logits) {
+edge_error edge_head_check_i8(const edge_head *head, int8_t *scratch, float *logits)
+{
     uint32_t n, d, n_canaries = edge_get_u16(head->blob + EDGE_BLOB_AT_N_CANARIES);
     const uint8_t *canary = head->canaries;
     edge_error error;
@@ -222,7 +237,8 @@ edge_error edge_head_check_i8(const edge_head *head, int8_t *scratch, float *log
     return EDGE_OK;
 }
 
-uint32_t edge_argmax(const float *scores, uint32_t n_scores, float least) {
+uint32_t edge_argmax(const float *scores, uint32_t n_scores, float least)
+{
     uint32_t best = EDGE_NONE;
     while (n_scores--) /* from the last, so that the first of equal ones stays */
         if (scores[n_scores] >= least) {
@@ -232,7 +248,8 @@ uint32_t edge_argmax(const float *scores, uint32_t n_scores, float least) {
     return best;
 }
 
-uint32_t edge_top(const float *scores, uint32_t n_scores, uint32_t *classes, uint32_t n) {
+uint32_t edge_top(const float *scores, uint32_t n_scores, uint32_t *classes, uint32_t n)
+{
     uint32_t k, place, n_found = 0;
     for (k = 0; k < n_scores; k++) {
         if (scores[k] != scores[k])

@@ -1,6 +1,7 @@
 #include "edge_head.h"
 
-const char *edge_error_text(edge_error error) {
+const char *edge_error_text(edge_error error)
+{
     switch (error) {
 #define EDGE_ERROR_TEXT(name, text) \
     case EDGE_##name: \
