@@ -136,6 +136,8 @@ def test_a_damaged_bundle_is_refused_and_nothing_changes(root: Path, bundle: Mak
     for tries in (-1, 256):
         with pytest.raises(SlotError, match="tries: expected 0 to 255"):
             deploy(path, root, tries=tries)
+    with pytest.raises(SlotError, match="check: expected a list of words"):
+        deploy(path, root, check="true")
     assert content(root) == before
 
 

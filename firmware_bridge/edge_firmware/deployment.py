@@ -79,6 +79,8 @@ def deploy(
     root, data = Path(folder), read_bytes(bundle)
     if isinstance(tries, bool) or not 0 <= tries <= MOST_TRIES:
         raise SlotError(f"tries: expected 0 to {MOST_TRIES}; found {tries!r}")
+    if isinstance(check, str):
+        raise SlotError(f"check: expected a list of words, such as ['test', '-d']; found {check!r}")
     opened = key if key is None or isinstance(key, PublicKey) else PublicKey.open(key)
     try:
         _verified(bundle, data, _key_of(root, opened))
