@@ -24,8 +24,8 @@ from edge_firmware.ports import BAUD, host_and_port
 
 UDP_PORT = 1337  # Zephyr's CONFIG_MCUMGR_TRANSPORT_UDP_PORT
 SECONDS = 5.0  # for an answer
-ERASE_SECONDS = 40.0  # for the first: a device may erase the whole slot before it
-ATTEMPTS = 4
+ERASE_SECONDS = 20.0  # for the first: a device may erase the whole slot before it
+ATTEMPTS = 3
 MCUBOOT_MAGIC = struct.pack("<I", 0x96F3B83D)
 HEADER = struct.Struct(
     "<4sIHHI"
