@@ -32,6 +32,7 @@ from tests.c_builds import ARM, CORES, STRICT
 Callbacks = dict[str, tuple[str, ...]]
 
 COMPILER = ARM[0]
+DEMO = SOURCES.parents[1] / "demo"  # has what Monocypher wants of a C library
 VENDOR = SOURCES.parent / "vendor" / "monocypher"
 HEAD = ("edge_head_open", "edge_head_logits_i8", "edge_argmax", "edge_top")
 SLOTS = tuple(f"edge_slots_{verb}" for verb in ("open", "boot", "confirm", "reject", "spare", "try"))
@@ -78,11 +79,12 @@ class Build:
         """
         self.folder = folder / core
         self.folder.mkdir()
-        self.compiler = (*ARM, *CORES[core], "-Os", f"-I{INCLUDE}")
+        self.compiler = (*ARM, *CORES[core], "-Os", f"-I{INCLUDE}", f"-I{DEMO}")
         (self.folder / "sizes.c").write_text(SIZES)
         own = [(unit, STRICT) for unit in sorted(SOURCES.glob("edge_*.c"))]
         vendored = [(unit, ("-w",)) for unit in sorted(VENDOR.glob("*.c"))]
-        self.objects = [self._compile(unit, options) for unit, options in (*own, *vendored)]
+        units = (*own, *vendored, (DEMO / "memory.c", STRICT))
+        self.objects = [self._compile(unit, options) for unit, options in units]
 
     def _compile(self, unit: Path, options: tuple[str, ...]) -> Path:
         target = self.folder / f"{unit.stem}.o"
@@ -92,7 +94,7 @@ class Build:
     def code_bytes(self, functions: tuple[str, ...]) -> int:
         """Return the bytes of a program of these functions."""
         roots = [f"-Wl,-u,{name}" for name in functions]
-        flags = ("-nostartfiles", f"-Wl,--gc-sections,-e,{functions[0]}", *roots)
+        flags = ("-nostartfiles", "-nolibc", f"-Wl,--gc-sections,-e,{functions[0]}", *roots)
         run(*self.compiler, *flags, *self.objects, "-o", self.folder / "program")
         text, data = run("arm-none-eabi-size", self.folder / "program").splitlines()[1].split()[:2]
         return int(text) + int(data)

@@ -16,7 +16,8 @@
 /* Sleeps until an interrupt (0 to 31) is pending, and some 10 ms at most. Interrupts are masked all the time, so no
  * handler is ever called: one that comes between a look at the UART and the sleep still ends the sleep. QEMU needs the
  * tick: a byte that came while the UART was off is offered again only when something else wakes it. */
-static inline void cortex_wait(uint32_t interrupt) {
+static inline void cortex_wait(uint32_t interrupt)
+{
     __asm volatile("cpsid i" ::: "memory");
     NVIC_ENABLE = 1u << interrupt;
     TICK_CLOCKS = 0x3FFFFu;

@@ -10,31 +10,37 @@
 
 static int file;
 
-static uint32_t all_bytes(void) {
+static uint32_t all_bytes(void)
+{
     return 2u * board_flash.slot_bytes + board_flash.n_record_sectors * board_flash.sector_bytes;
 }
 
-static void stop(const char *reason) {
+static void stop(const char *reason)
+{
     host_text("flash: ");
     host_text(reason);
     host_text("\n");
     host_exit(BROKEN_RULE);
 }
 
-static void *place(uint32_t address) {
+static void *place(uint32_t address)
+{
     return (void *)(uintptr_t)address;
 }
 
-static int keep(uint32_t address, uint32_t n_bytes) {
+static int keep(uint32_t address, uint32_t n_bytes)
+{
     return host_write(file, address - board_flash.start, place(address), n_bytes);
 }
 
-static int is_outside(uint32_t address, uint32_t n_bytes) {
+static int is_outside(uint32_t address, uint32_t n_bytes)
+{
     uint32_t offset = address - board_flash.start;
     return offset > all_bytes() || n_bytes > all_bytes() - offset;
 }
 
-static int read(void *context, uint32_t address, void *bytes, uint32_t n_bytes) {
+static int read(void *context, uint32_t address, void *bytes, uint32_t n_bytes)
+{
     (void)context;
     if (is_outside(address, n_bytes))
         return 1;
@@ -42,7 +48,8 @@ static int read(void *context, uint32_t address, void *bytes, uint32_t n_bytes) 
     return 0;
 }
 
-static int erase(void *context, uint32_t address) {
+static int erase(void *context, uint32_t address)
+{
     (void)context;
     if (is_outside(address, board_flash.sector_bytes) || address % board_flash.sector_bytes)
         stop("erases what is no sector");
@@ -50,7 +57,8 @@ static int erase(void *context, uint32_t address) {
     return keep(address, board_flash.sector_bytes);
 }
 
-static int program(void *context, uint32_t address, const void *bytes, uint32_t n_bytes) {
+static int program(void *context, uint32_t address, const void *bytes, uint32_t n_bytes)
+{
     uint32_t n, word;
     (void)context;
     if (is_outside(address, n_bytes) || address % 4u || n_bytes % 4u)
@@ -64,7 +72,8 @@ static int program(void *context, uint32_t address, const void *bytes, uint32_t 
     return keep(address, n_bytes);
 }
 
-void flash_open(edge_flash *flash) {
+void flash_open(edge_flash *flash)
+{
     uint32_t end = board_flash.start + all_bytes(), address;
     flash->read = read;
     flash->erase = erase;

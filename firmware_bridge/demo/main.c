@@ -48,7 +48,8 @@ static float logits[DEVICE_CLASSES];
 static uint8_t buffer[EDGE_LINK_BUFFER(CHUNK_BYTES)] __attribute__((aligned(8)));
 
 /* Opens the head in a slot, in place, and asks its canaries. */
-static edge_error check(void *context, uint32_t slot, uint32_t counter) {
+static edge_error check(void *context, uint32_t slot, uint32_t counter)
+{
     edge_head *found = &heads[slot];
     edge_expected expected = device;
     edge_error error;
@@ -62,7 +63,8 @@ static edge_error check(void *context, uint32_t slot, uint32_t counter) {
     return error == EDGE_OK ? edge_head_check_i8(found, scratch, logits) : error;
 }
 
-static int is_same(const char *one, const char *other) {
+static int is_same(const char *one, const char *other)
+{
     while (*one && *one == *other) {
         one++;
         other++;
@@ -72,7 +74,8 @@ static int is_same(const char *one, const char *other) {
 
 /* What a device does with an answer. This one has two classes that it cannot stand, so that a head can be bad although
  * every check of it passes. */
-static void act(uint32_t answer) {
+static void act(uint32_t answer)
+{
     const char *name = edge_head_name(head, answer);
     if (is_same(name, "makes the device crash"))
         __builtin_trap();
@@ -80,7 +83,8 @@ static void act(uint32_t answer) {
     }
 }
 
-static edge_error classify(const int8_t *sample, uint32_t *answer) {
+static edge_error classify(const int8_t *sample, uint32_t *answer)
+{
     edge_error error;
     if (line.running == EDGE_NONE)
         return EDGE_E_EMPTY;
@@ -91,7 +95,8 @@ static edge_error classify(const int8_t *sample, uint32_t *answer) {
 }
 
 /* Uses a head on trial as it will be used. */
-static edge_error rehearse(void) {
+static edge_error rehearse(void)
+{
     const uint8_t *canary = head->canaries;
     uint32_t n, answer;
     uint16_t n_canaries;
@@ -105,19 +110,22 @@ static edge_error rehearse(void) {
     return EDGE_OK;
 }
 
-static uint32_t put(uint8_t *payload, uint32_t place, uint32_t value) {
+static uint32_t put(uint8_t *payload, uint32_t place, uint32_t value)
+{
     memcpy(payload + place, &value, 4);
     return place + 4u;
 }
 
-static uint32_t state(uint8_t *payload) {
+static uint32_t state(uint8_t *payload)
+{
     uint32_t n = put(payload, 4u, line.running);
     n = put(payload, n, slots.record.active);
     n = put(payload, n, slots.record.tries);
     return put(payload, n, startup_stack_bytes());
 }
 
-static edge_error take_features(const uint8_t *payload, uint32_t n_bytes) {
+static edge_error take_features(const uint8_t *payload, uint32_t n_bytes)
+{
     uint32_t offset;
     if (n_bytes < 4u)
         return EDGE_E_REQUEST;
@@ -129,7 +137,8 @@ static edge_error take_features(const uint8_t *payload, uint32_t n_bytes) {
     return EDGE_OK;
 }
 
-static uint32_t answer(void *context, uint32_t type, uint8_t *payload, uint32_t n_bytes) {
+static uint32_t answer(void *context, uint32_t type, uint8_t *payload, uint32_t n_bytes)
+{
     uint32_t chosen = EDGE_NONE, n = 4u;
     edge_error error = EDGE_E_REQUEST;
     (void)context;
@@ -151,23 +160,27 @@ static uint32_t answer(void *context, uint32_t type, uint8_t *payload, uint32_t 
     return n;
 }
 
-static void send(void *context, uint8_t byte) {
+static void send(void *context, uint8_t byte)
+{
     (void)context;
     board_send(byte);
 }
 
-static void reboot(void *context) {
+static void reboot(void *context)
+{
     (void)context;
     board_wait(); /* until the last byte has left */
     startup_reset();
 }
 
-void on_fault(void) {
+void on_fault(void)
+{
     startup_reset(); /* a head on trial has lost a try: it was counted before */
 }
 
 /* Chooses a head, and ends its trial if it has one. */
-static void start_head(void) {
+static void start_head(void)
+{
     uint32_t slot, was_trial;
     int is_trial;
     edge_slots_open(&slots, &flash, check, 0);
@@ -188,7 +201,8 @@ static void start_head(void) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     int byte;
     flash_open(&flash);
     board_watch();

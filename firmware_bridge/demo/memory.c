@@ -3,7 +3,8 @@
 /* Keeps the compiler from seeing what a loop does, and from calling the function that it stands in. */
 #define UNSEEN() __asm volatile("" ::: "memory")
 
-void *memcpy(void *to, const void *from, size_t n_bytes) {
+void *memcpy(void *to, const void *from, size_t n_bytes)
+{
     unsigned char *target = (unsigned char *)to;
     const unsigned char *source = (const unsigned char *)from;
     while (n_bytes--) {
@@ -13,7 +14,8 @@ void *memcpy(void *to, const void *from, size_t n_bytes) {
     return to;
 }
 
-void *memmove(void *to, const void *from, size_t n_bytes) {
+void *memmove(void *to, const void *from, size_t n_bytes)
+{
     unsigned char *target = (unsigned char *)to;
     const unsigned char *source = (const unsigned char *)from;
     if (target <= source)
@@ -25,7 +27,8 @@ void *memmove(void *to, const void *from, size_t n_bytes) {
     return to;
 }
 
-void *memset(void *to, int byte, size_t n_bytes) {
+void *memset(void *to, int byte, size_t n_bytes)
+{
     unsigned char *target = (unsigned char *)to;
     while (n_bytes--) {
         *target++ = (unsigned char)byte;
@@ -34,7 +37,8 @@ void *memset(void *to, int byte, size_t n_bytes) {
     return to;
 }
 
-int memcmp(const void *one, const void *other, size_t n_bytes) {
+int memcmp(const void *one, const void *other, size_t n_bytes)
+{
     const unsigned char *a = (const unsigned char *)one, *b = (const unsigned char *)other;
     for (; n_bytes--; a++, b++)
         if (*a != *b)

@@ -31,7 +31,8 @@
 
 const board_map board_flash = {0x00010000u, 1024u, 0x00010000u, 4u};
 
-void board_start(void) {
+void board_start(void)
+{
     UART_PIN_SEND = 24u;
     UART_PIN_RECEIVE = 25u;
     UART_BAUD = BAUD_115200;
@@ -41,18 +42,21 @@ void board_start(void) {
     UART_START_SEND = 1u;
 }
 
-int board_receive(void) {
+int board_receive(void)
+{
     if (!UART_RECEIVED)
         return -1;
     UART_RECEIVED = 0; /* before the byte is taken: taking it announces the next one */
     return (int)(UART_READ & 0xFFu);
 }
 
-void board_wait(void) {
+void board_wait(void)
+{
     cortex_wait(INTERRUPT);
 }
 
-void board_send(uint8_t byte) {
+void board_send(uint8_t byte)
+{
     UART_SENT = 0;
     UART_WRITE = byte;
     while (!UART_SENT) {
@@ -60,25 +64,29 @@ void board_send(uint8_t byte) {
 }
 
 /* QEMU has no model of this one: here a program that hangs, hangs. */
-void board_watch(void) {
+void board_watch(void)
+{
     WATCHDOG_TICKS = 10u * WATCHDOG_HZ; /* a signature takes 2 s; once it runs the chip takes no other number */
     WATCHDOG_START = 1u;
     WATCHDOG_ALIVE = ALIVE;
 }
 
-static void wait(void) {
+static void wait(void)
+{
     while (!(NVMC_READY & 1u)) {
     }
 }
 
-void board_erase(uint32_t address) {
+void board_erase(uint32_t address)
+{
     NVMC_CONFIG = ERASE;
     NVMC_ERASE_PAGE = address;
     wait();
     NVMC_CONFIG = READ_ONLY;
 }
 
-void board_program(uint32_t address, uint32_t word) {
+void board_program(uint32_t address, uint32_t word)
+{
     NVMC_CONFIG = WRITE;
     REGISTER(address) = word;
     wait();

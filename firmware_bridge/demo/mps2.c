@@ -22,29 +22,34 @@
 
 const board_map board_flash = {0x00100000u, 4096u, 0x00040000u, 2u};
 
-void board_start(void) {
+void board_start(void)
+{
     UART_DIVIDER = CLOCK_HZ / BAUD_HZ;
     UART_CONTROL = SEND_AND_RECEIVE | INTERRUPT_AT_RECEIVED;
 }
 
-int board_receive(void) {
+int board_receive(void)
+{
     if (!(UART_STATE & HAS_RECEIVED))
         return -1;
     UART_INTERRUPT = HAS_RECEIVED; /* before the byte is taken: taking it lets the next one come */
     return (int)(UART_DATA & 0xFFu);
 }
 
-void board_wait(void) {
+void board_wait(void)
+{
     cortex_wait(INTERRUPT);
 }
 
-void board_send(uint8_t byte) {
+void board_send(uint8_t byte)
+{
     while (UART_STATE & IS_SENDING) {
     }
     UART_DATA = byte;
 }
 
-void board_watch(void) {
+void board_watch(void)
+{
     if (!WATCHDOG_CONTROL) {
         WATCHDOG_CLOCKS = 3u * CLOCK_HZ;
         WATCHDOG_CONTROL = INTERRUPT_THEN_RESET;
@@ -52,12 +57,14 @@ void board_watch(void) {
     WATCHDOG_ALIVE = 1u;
 }
 
-void board_erase(uint32_t address) {
+void board_erase(uint32_t address)
+{
     uint32_t n;
     for (n = 0; n < board_flash.sector_bytes; n += 4u)
         REGISTER(address + n) = 0xFFFFFFFFu;
 }
 
-void board_program(uint32_t address, uint32_t word) {
+void board_program(uint32_t address, uint32_t word)
+{
     REGISTER(address) &= word;
 }

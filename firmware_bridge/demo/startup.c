@@ -14,7 +14,8 @@
 extern uint32_t link_data_load[], link_data[], link_data_end[], link_bss[], link_bss_end[], link_stack[];
 void link_stack_top(void); /* an address as the others, but a vector has the type of a function */
 
-void on_reset(void) {
+void on_reset(void)
+{
     const uint32_t *from = link_data_load;
     uint32_t *to;
 #if defined(__ARM_FP)
@@ -33,14 +34,16 @@ void on_reset(void) {
     }
 }
 
-void startup_reset(void) {
+void startup_reset(void)
+{
     __asm volatile("dsb" ::: "memory");
     RESET_CONTROL = RESET_NOW;
     for (;;) {
     }
 }
 
-uint32_t startup_stack_bytes(void) {
+uint32_t startup_stack_bytes(void)
+{
     const uint32_t *lowest = link_stack;
     while (*lowest == UNUSED)
         lowest++;
