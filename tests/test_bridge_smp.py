@@ -205,7 +205,7 @@ def test_an_upload_goes_on_where_the_last_one_stopped(udp: Udp, blob: bytes) -> 
 
 
 def test_a_device_that_takes_images_for_mcuboot_alone_says_so(udp: Udp, blob: bytes) -> None:
-    with pytest.raises(LinkError, match="refused the image: it takes images for MCUboot; wrap the bundle as one"):
+    with pytest.raises(LinkError, match="refused the image: it takes images for MCUboot; make one: edge-cl wrap"):
         push_smp(blob, udp.where)
 
 
@@ -306,6 +306,17 @@ def test_an_image_whose_head_is_cut_changed_or_of_another_key_is_refused(blob: b
             read_upload(path)
     with pytest.raises(BundleError, match="expected a bundle or an image for MCUboot"):
         read_upload(tmp_path / "none")
+
+
+def test_an_image_of_imgtool_is_read(blob: bytes, rig: Any, tmp_path: Path) -> None:
+    pytest.importorskip("imgtool", reason="needs imgtool")
+    from edge_firmware.mcuboot import Image, wrap
+
+    write_bundle(tmp_path / "bundle", Bundle(blob), rig.signing_key())
+    wrap(tmp_path / "bundle", tmp_path / "image", Image(slot_bytes=1 << 16))
+    data, head = read_upload(tmp_path / "image", rig.signing_key().public)
+    assert data == (tmp_path / "image").read_bytes()
+    assert head.version == 2
 
 
 def test_without_smpclient_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """A head into a device with Zephyr's mcumgr, over its Simple Management Protocol (SMP), by smpclient.
 
-What goes there is an image for MCUboot, as `edge-cl pack --mcuboot` makes it: mcumgr takes no others unless a device's
+What goes there is an image for MCUboot, as `edge-cl wrap` makes it: mcumgr takes no others unless a device's
 firmware has a way of its own.
 """
 
@@ -153,7 +153,7 @@ def read_upload(path: str | os.PathLike[str], key: PublicKey | None = None) -> t
         bundle = read_bundle(path, key)
         return bundle.blob, bundle.head
     if len(data) < HEADER.size:
-        raise BundleError(f"{path}: the image is cut short; wrap the bundle again")
+        raise BundleError(f"{path}: the image is cut short; make it again: edge-cl wrap")
     _, _, header_bytes, _, n_bytes = HEADER.unpack_from(data)
     blob = data[header_bytes : header_bytes + n_bytes]
     try:
@@ -162,7 +162,7 @@ def read_upload(path: str | os.PathLike[str], key: PublicKey | None = None) -> t
             check_key(head.key_id, key)
             key.verify(signed_message(blob[:-SIGNATURE_BYTES]), blob[-SIGNATURE_BYTES:])
     except BundleError as error:
-        raise BundleError(f"{path}: {error}; wrap the bundle again") from None
+        raise BundleError(f"{path}: {error}; make it again: edge-cl wrap") from None
     return data, head
 
 
@@ -203,5 +203,5 @@ def _reason(parts: tuple[Any, ...]) -> str:
     number = getattr(getattr(response, "err", None), "rc", None) or getattr(response, "rc", None)
     name = getattr(number, "name", None)
     if name == "INVALID_IMAGE_HEADER_MAGIC":
-        return "it takes images for MCUboot; wrap the bundle as one"
+        return "it takes images for MCUboot; make one: edge-cl wrap"
     return str(name or number or response).splitlines()[0]

@@ -6,6 +6,7 @@
 #define DATA_AT (PAYLOAD_AT + EDGE_LINK_DATA_SIZE)
 #define CRC_BYTES 4u
 #define CRC_RESIDUE 0x2144DF1Cu /* the CRC-32 of any bytes and their CRC-32 */
+#define N_TOLD ((EDGE_LINK_INFO_AT_PRODUCT - EDGE_LINK_INFO_AT_CHUNK) / 4)
 #define BLOB_END (CRC_BYTES + EDGE_SIGNATURE_BYTES)
 
 static uint32_t get32(const uint8_t *bytes)
@@ -19,11 +20,11 @@ static void put32(uint8_t *bytes, uint32_t value)
         bytes[n] = (uint8_t)(value >> 8 * n);
 }
 
-static uint8_t *fill(uint8_t *target, const uint8_t *source, uint32_t n_bytes)
+/* Copies bytes, or makes them zero where there is no source. */
+static void fill(uint8_t *target, const uint8_t *source, uint32_t n_bytes)
 {
     for (uint32_t n = 0; n < n_bytes; ++n)
         target[n] = source ? source[n] : 0;
-    return target + n_bytes;
 }
 
 /* Sends the frame of so many payload bytes: COBS (Cheshire and Baker 1999, "Consistent Overhead Byte Stuffing"). */
@@ -166,7 +167,7 @@ static void tell_info(edge_link *link)
     uint8_t *info = link->buffer + PAYLOAD_AT;
     uint8_t *head = info + EDGE_LINK_INFO_AT_HEAD;
     uint32_t address = is_running ? flash->slot_address[link->running] : 0;
-    uint32_t crc = 0;
+    uint32_t told[N_TOLD], crc = 0;
     uint32_t flags = (is_running ? EDGE_LINK_RUNS : 0) | (expected->verify ? EDGE_LINK_CHECKS_KEY : 0) |
                      (expected->product ? EDGE_LINK_CHECKS_PRODUCT : 0) |
                      (expected->backbone ? EDGE_LINK_CHECKS_BACKBONE : 0);
@@ -183,13 +184,15 @@ static void tell_info(edge_link *link)
     info[EDGE_LINK_INFO_AT_FLAGS] = (uint8_t)flags;
     info[EDGE_LINK_INFO_AT_ERROR] = (uint8_t)link->error;
     info[EDGE_LINK_INFO_AT_RESERVED] = 0;
-    put32(info + EDGE_LINK_INFO_AT_CHUNK, link->chunk_bytes);
-    put32(info + EDGE_LINK_INFO_AT_WINDOW, link->queue_bytes);
-    put32(info + EDGE_LINK_INFO_AT_SLOT_BYTES, flash->slot_bytes);
-    put32(info + EDGE_LINK_INFO_AT_SECTOR_BYTES, flash->sector_bytes);
-    put32(info + EDGE_LINK_INFO_AT_COUNTER, link->slots->record.counter);
-    put32(info + EDGE_LINK_INFO_AT_DIM, expected->dim);
-    put32(info + EDGE_LINK_INFO_AT_CRC, crc);
+    told[0] = link->chunk_bytes;
+    told[1] = link->queue_bytes;
+    told[2] = flash->slot_bytes;
+    told[3] = flash->sector_bytes;
+    told[4] = link->slots->record.counter;
+    told[5] = expected->dim;
+    told[6] = crc;
+    for (uint32_t n = 0; n < N_TOLD; ++n)
+        put32(info + EDGE_LINK_INFO_AT_CHUNK + 4 * n, told[n]);
     if (expected->product)
         for (uint32_t n = 0; n < EDGE_PRODUCT_BYTES && expected->product[n]; ++n)
             info[EDGE_LINK_INFO_AT_PRODUCT + n] = (uint8_t)expected->product[n];
@@ -201,23 +204,12 @@ static void tell_info(edge_link *link)
 /* Whether a request of this type has so many bytes of payload. */
 static int is_request(uint32_t type, uint32_t n_payload)
 {
-    switch (type) {
-    case EDGE_LINK_HELLO:
-        return n_payload == 0;
-    case EDGE_LINK_BEGIN:
-        return n_payload == EDGE_LINK_BLOB_SIZE;
-    case EDGE_LINK_SKIP:
-        return n_payload == EDGE_LINK_SECTOR_SIZE;
-    case EDGE_LINK_WRITE:
-        return n_payload > EDGE_LINK_DATA_SIZE;
-    case EDGE_LINK_COPY:
-        return n_payload == EDGE_LINK_RANGE_SIZE;
-    case EDGE_LINK_TRY:
-    case EDGE_LINK_REBOOT:
-        return n_payload == EDGE_LINK_MARK_SIZE;
-    default:
+    static const uint8_t sizes[] = {EDGE_LINK_BLOB_SIZE,  EDGE_LINK_SECTOR_SIZE, EDGE_LINK_DATA_SIZE,
+                                    EDGE_LINK_RANGE_SIZE, EDGE_LINK_MARK_SIZE,   EDGE_LINK_MARK_SIZE};
+    type -= EDGE_LINK_BEGIN;
+    if (type >= sizeof sizes)
         return 0;
-    }
+    return type == EDGE_LINK_WRITE - EDGE_LINK_BEGIN ? n_payload > sizes[type] : n_payload == sizes[type];
 }
 
 static edge_error obey(edge_link *link, uint32_t type, uint32_t n_payload, uint32_t *crc)
