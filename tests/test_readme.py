@@ -23,9 +23,16 @@ def test_the_two_commands_come_first() -> None:
     assert first[1].splitlines() == ['pip install ".[cpu]" && edge-cl demo', 'pip install -e ".[test]" && pytest']
 
 
-def run_lines(section: str, command: list[str], folder: Path) -> int:
-    """Run every line of a section that begins with `edge-cl`, and return how many they are."""
-    text = README.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+def run_lines(section: str, command: list[str], folder: Path, *, address: str = "") -> int:
+    """Run every line of a section that begins with `edge-cl`, and return how many they are.
+
+    Args:
+        section: its title.
+        command: how `edge-cl` is started.
+        folder: to start it in.
+        address: of a device, instead of the one that the section names.
+    """
+    text = README.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0].replace("127.0.0.1:4000", address)
     lines = [line for line in text.splitlines() if line.startswith("edge-cl ")]
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
