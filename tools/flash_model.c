@@ -2,13 +2,15 @@
 
 #include <string.h>
 
-uint32_t model_random(flash_model *model) {
+uint32_t model_random(flash_model *model)
+{
     model->random ^= model->random << 13;
     model->random ^= model->random >> 17;
     return model->random ^= model->random << 5;
 }
 
-void model_start(flash_model *model, uint32_t n_bytes, uint32_t sector_bytes, uint32_t unit) {
+void model_start(flash_model *model, uint32_t n_bytes, uint32_t sector_bytes, uint32_t unit)
+{
     memset(model, 0, sizeof *model);
     memset(model->bytes, 0xFF, sizeof model->bytes);
     model->n_bytes = n_bytes;
@@ -19,21 +21,25 @@ void model_start(flash_model *model, uint32_t n_bytes, uint32_t sector_bytes, ui
     model_power_on(model);
 }
 
-void model_power_on(flash_model *model) {
+void model_power_on(flash_model *model)
+{
     model->is_dead = 0;
     model->cut_at = model->fail_at = NEVER;
 }
 
-static int is_inside(const flash_model *model, uint32_t address, uint32_t n_bytes) {
+static int is_inside(const flash_model *model, uint32_t address, uint32_t n_bytes)
+{
     return n_bytes <= model->n_bytes && address <= model->n_bytes - n_bytes;
 }
 
-static int fault(flash_model *model) {
+static int fault(flash_model *model)
+{
     model->n_faults++;
     return -1;
 }
 
-int model_read(void *context, uint32_t address, void *bytes, uint32_t n_bytes) {
+int model_read(void *context, uint32_t address, void *bytes, uint32_t n_bytes)
+{
     flash_model *model = (flash_model *)context;
     uint32_t place;
     if (!is_inside(model, address, n_bytes))
@@ -50,7 +56,8 @@ int model_read(void *context, uint32_t address, void *bytes, uint32_t n_bytes) {
 }
 
 /* What a bit pattern may look like that was on its way from `before` to `after`; place: in the operation. */
-static uint8_t torn(flash_model *model, uint8_t before, uint8_t after, uint32_t place, uint32_t n_bytes) {
+static uint8_t torn(flash_model *model, uint8_t before, uint8_t after, uint32_t place, uint32_t n_bytes)
+{
     const uint8_t mixed = (uint8_t)model_random(model);
     switch (model->tear) {
     case 1:
@@ -70,11 +77,13 @@ static uint8_t torn(flash_model *model, uint8_t before, uint8_t after, uint32_t 
     }
 }
 
-static void mark(flash_model *model, uint32_t address, uint32_t n_bytes, uint8_t state) {
+static void mark(flash_model *model, uint32_t address, uint32_t n_bytes, uint8_t state)
+{
     memset(model->units + address / model->unit, state, n_bytes / model->unit);
 }
 
-static void tear_erase(flash_model *model, uint32_t address) {
+static void tear_erase(flash_model *model, uint32_t address)
+{
     uint8_t *bytes = model->bytes + address;
     uint32_t k;
     if (model->tear == 0)
@@ -88,7 +97,8 @@ static void tear_erase(flash_model *model, uint32_t address) {
             model->units[k] = model->tear == 7 ? UNREADABLE : model->tear == 1 ? ERASED : HALF_ERASED;
 }
 
-static void tear_program(flash_model *model, uint32_t address, const uint8_t *data, uint32_t n_bytes) {
+static void tear_program(flash_model *model, uint32_t address, const uint8_t *data, uint32_t n_bytes)
+{
     uint32_t k;
     if (model->tear == 0)
         return;
@@ -99,12 +109,14 @@ static void tear_program(flash_model *model, uint32_t address, const uint8_t *da
     mark(model, address, n_bytes, model->tear == 6 ? STUCK : model->tear == 7 ? UNREADABLE : PROGRAMMED);
 }
 
-static int fails(const flash_model *model, uint32_t number, uint32_t address) {
+static int fails(const flash_model *model, uint32_t number, uint32_t address)
+{
     return number == model->fail_at ||
            (model->bad_sector != NEVER && address - model->bad_sector < model->sector_bytes);
 }
 
-int model_erase(void *context, uint32_t address) {
+int model_erase(void *context, uint32_t address)
+{
     flash_model *model = (flash_model *)context;
     uint32_t number, is_failing;
     if (!is_inside(model, address, model->sector_bytes) || address % model->sector_bytes)
@@ -124,7 +136,8 @@ int model_erase(void *context, uint32_t address) {
     return is_failing ? -1 : 0;
 }
 
-int model_program(void *context, uint32_t address, const void *bytes, uint32_t n_bytes) {
+int model_program(void *context, uint32_t address, const void *bytes, uint32_t n_bytes)
+{
     flash_model *model = (flash_model *)context;
     const uint8_t *data = (const uint8_t *)bytes;
     uint32_t k, number, is_failing, is_stuck = 0;

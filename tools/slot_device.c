@@ -5,17 +5,20 @@
 static uint8_t template_head[SLOT_BYTES];
 static uint32_t template_bytes;
 
-static void put32(uint8_t *bytes, uint32_t value) {
+static void put32(uint8_t *bytes, uint32_t value)
+{
     uint32_t k;
     for (k = 0; k < 4; k++)
         bytes[k] = (uint8_t)(value >> 8 * k);
 }
 
-static uint32_t get32(const uint8_t *bytes) {
+static uint32_t get32(const uint8_t *bytes)
+{
     return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
 }
 
-int device_template(const uint8_t *blob, uint32_t n_bytes) {
+int device_template(const uint8_t *blob, uint32_t n_bytes)
+{
     const edge_expected any = {0, 0, 0, 0, 0, 0};
     edge_head head;
     if (n_bytes > SLOT_BYTES || edge_head_open(&head, blob, n_bytes, &any) != EDGE_OK || head.dim > 64 || head.n_classes > 64)
@@ -26,7 +29,8 @@ int device_template(const uint8_t *blob, uint32_t n_bytes) {
     return 0;
 }
 
-void device_head(uint8_t *head, uint32_t version, uint32_t counter) {
+void device_head(uint8_t *head, uint32_t version, uint32_t counter)
+{
     const uint32_t end = template_bytes - EDGE_SIGNATURE_BYTES - 4;
     memcpy(head, template_head, SLOT_BYTES);
     put32(head + EDGE_BLOB_AT_VERSION, version);
@@ -35,7 +39,8 @@ void device_head(uint8_t *head, uint32_t version, uint32_t counter) {
     put32(head + end, edge_crc32(0, head, end));
 }
 
-void device_start(device *device, uint32_t sector_bytes, uint32_t n_record_sectors, uint32_t unit) {
+void device_start(device *device, uint32_t sector_bytes, uint32_t n_record_sectors, uint32_t unit)
+{
     edge_flash *flash = &device->flash;
     const uint32_t slot_bytes = sector_bytes > SLOT_BYTES ? sector_bytes : SLOT_BYTES;
     model_start(&device->model, 2 * slot_bytes + n_record_sectors * sector_bytes, sector_bytes, unit);
@@ -52,17 +57,20 @@ void device_start(device *device, uint32_t sector_bytes, uint32_t n_record_secto
     device->n_boots = 0;
 }
 
-static const uint8_t *slot_bytes(const device *device, uint32_t slot) {
+static const uint8_t *slot_bytes(const device *device, uint32_t slot)
+{
     return device->model.bytes + device->flash.slot_address[slot];
 }
 
 /* Stands for a signature: that of the template is the right one. */
-static edge_error verify(const void *key, const uint8_t *blob, uint32_t n_bytes) {
+static edge_error verify(const void *key, const uint8_t *blob, uint32_t n_bytes)
+{
     const uint8_t *wanted = (const uint8_t *)key + template_bytes - EDGE_SIGNATURE_BYTES;
     return memcmp(blob + n_bytes, wanted, EDGE_SIGNATURE_BYTES) == 0 ? EDGE_OK : EDGE_E_SIGNATURE;
 }
 
-edge_error device_check(void *context, uint32_t slot, uint32_t counter) {
+edge_error device_check(void *context, uint32_t slot, uint32_t counter)
+{
     device *self = (device *)context;
     edge_expected expected = {"device", 0, 0, 0, 0, 0};
     edge_head head;
@@ -76,7 +84,8 @@ edge_error device_check(void *context, uint32_t slot, uint32_t counter) {
     return error == EDGE_OK ? edge_head_check_i8(&head, scratch, logits) : error;
 }
 
-uint32_t device_boot(device *device, edge_slots *slots, uint32_t *slot, int *is_trial) {
+uint32_t device_boot(device *device, edge_slots *slots, uint32_t *slot, int *is_trial)
+{
     uint8_t wanted[SLOT_BYTES];
     const uint8_t *found;
     uint32_t version;
@@ -91,7 +100,8 @@ uint32_t device_boot(device *device, edge_slots *slots, uint32_t *slot, int *is_
 }
 
 /* Writes a head into a slot; where the flash is seen to fail, EDGE_E_FLASH. */
-static edge_error write_head(device *device, uint32_t slot, uint32_t version, uint32_t counter) {
+static edge_error write_head(device *device, uint32_t slot, uint32_t version, uint32_t counter)
+{
     const uint32_t address = device->flash.slot_address[slot], sector_bytes = device->flash.sector_bytes;
     uint8_t head[SLOT_BYTES];
     uint32_t offset, k;
@@ -109,7 +119,8 @@ static edge_error write_head(device *device, uint32_t slot, uint32_t version, ui
     return EDGE_OK;
 }
 
-edge_error device_update(device *device, uint32_t version, uint32_t counter, ending end) {
+edge_error device_update(device *device, uint32_t version, uint32_t counter, ending end)
+{
     edge_slots slots;
     uint32_t running, slot = 0, n_boots = 0;
     int is_trial;

@@ -25,7 +25,8 @@ typedef struct act {
 static counts total;
 static device *device_a, *device_b, *device_c;
 
-static void copy(device *to, const device *from) {
+static void copy(device *to, const device *from)
+{
     *to = *from;
     to->n_boots = 0;
     to->flash.context = &to->model;
@@ -33,17 +34,20 @@ static void copy(device *to, const device *from) {
     to->model.random += !to->model.random;
 }
 
-static uint32_t counter_of(uint32_t version) {
+static uint32_t counter_of(uint32_t version)
+{
     return version / 8;
 }
 
-static uint32_t boot(device *device, edge_slots *slots, int *is_trial) {
+static uint32_t boot(device *device, edge_slots *slots, int *is_trial)
+{
     uint32_t slot;
     return device_boot(device, slots, &slot, is_trial);
 }
 
 /* What a device does after a reset: boots, and confirms what runs on trial. */
-static uint32_t recover(device *device) {
+static uint32_t recover(device *device)
+{
     edge_slots slots;
     int is_trial;
     const uint32_t version = boot(device, &slots, &is_trial);
@@ -52,20 +56,23 @@ static uint32_t recover(device *device) {
     return version;
 }
 
-static void perform(device *device, const act *what) {
+static void perform(device *device, const act *what)
+{
     if (what->version)
         (void)device_update(device, what->version, what->counter, what->end);
     else
         (void)recover(device);
 }
 
-static void brick(const char *why, const act *what, uint32_t version) {
+static void brick(const char *why, const act *what, uint32_t version)
+{
     if (total.bricks++ < 5)
         fprintf(stderr, "%s: version %u runs; %u to %u\n", why, version, what->allowed[0], what->allowed[1]);
 }
 
 /* With the power on: the device boots with what it may, stays with it, and takes the next update. */
-static void settle(device *device, const act *what) {
+static void settle(device *device, const act *what)
+{
     const uint32_t next = what->allowed[1] + 1, version = recover(device), again = recover(device);
     if (version != what->allowed[0] && version != what->allowed[1])
         brick("lost", what, version);
@@ -78,7 +85,8 @@ static void settle(device *device, const act *what) {
 }
 
 /* Cuts the power at the operation `number` of the act. Gives 0 when it has no such operation. */
-static int cut(device *device, const act *what, uint32_t number, uint32_t tear) {
+static int cut(device *device, const act *what, uint32_t number, uint32_t tear)
+{
     uint32_t is_cut;
     device->model.cut_at = device->model.n_operations + number;
     device->model.tear = tear;
@@ -89,7 +97,8 @@ static int cut(device *device, const act *what, uint32_t number, uint32_t tear) 
     return (int)is_cut;
 }
 
-static void cut_everywhere(const device *from, const act *what) {
+static void cut_everywhere(const device *from, const act *what)
+{
     act again = *what;
     uint32_t number, tear, number_again, tear_again, is_there = 1, is_there_again;
     again.version = 0;
@@ -113,7 +122,8 @@ static void cut_everywhere(const device *from, const act *what) {
 }
 
 /* Each operation fails in each way with the power on; then the device is reset. */
-static void fail_everywhere(const device *from, const act *what) {
+static void fail_everywhere(const device *from, const act *what)
+{
     uint32_t number, failure;
     for (failure = 0; failure < N_FAILURES; failure++)
         for (number = 0; number < MOST_OPERATIONS; number++) {
@@ -130,7 +140,8 @@ static void fail_everywhere(const device *from, const act *what) {
         }
 }
 
-static void run_updates(uint32_t n_updates, void (*everywhere)(const device *, const act *)) {
+static void run_updates(uint32_t n_updates, void (*everywhere)(const device *, const act *))
+{
     uint32_t version, current = 1, before = 0;
     edge_slots slots;
     int is_trial;
@@ -163,11 +174,13 @@ static void run_updates(uint32_t n_updates, void (*everywhere)(const device *, c
     total.boots += device_c->n_boots;
 }
 
-static uint32_t below(uint32_t n) {
+static uint32_t below(uint32_t n)
+{
     return model_random(&device_c->model) % n;
 }
 
-static void random_place(uint8_t *place, uint32_t base, uint32_t is_wild) {
+static void random_place(uint8_t *place, uint32_t base, uint32_t is_wild)
+{
     static const uint32_t numbers[] = {0, 1, 2, 3, 255, 0xFFFFFFFEu, 0xFFFFFFFFu};
     edge_record record;
     uint32_t k, kind = below(8);
@@ -189,7 +202,8 @@ static void random_place(uint8_t *place, uint32_t base, uint32_t is_wild) {
         place[k] = (uint8_t)model_random(&device_c->model);
 }
 
-static void random_slot(uint8_t *slot) {
+static void random_slot(uint8_t *slot)
+{
     static const uint32_t counters[] = {0, 1, 2, 0xFFFFFFFEu, 0xFFFFFFFFu};
     uint32_t kind = below(8), k;
     if (kind == 0)
@@ -201,7 +215,8 @@ static void random_slot(uint8_t *slot) {
         slot[k] = (uint8_t)model_random(&device_c->model);
 }
 
-static void random_device(uint32_t is_wild) {
+static void random_device(uint32_t is_wild)
+{
     const uint32_t address = device_c->flash.record_address, base = below(2) ? 0u - below(9) : below(1000);
     model_random(&device_c->model);
     memset(device_c->model.bytes, 0xFF, sizeof device_c->model.bytes);
@@ -218,7 +233,8 @@ static void random_device(uint32_t is_wild) {
 /* Boots with any records and any slots: what may run does, else nothing, and an update brings the device back. (Not where
  * sequences lie further apart than any device writes them: there is no newest one of three that are each half of all
  * numbers ahead of the next. It boots all the same.) */
-static void fuzz(uint32_t n_devices) {
+static void fuzz(uint32_t n_devices)
+{
     act what = {0, 0, CONFIRMS, {0, 100}};
     edge_slots slots;
     int is_trial;
@@ -243,7 +259,8 @@ static void fuzz(uint32_t n_devices) {
     total.boots += device_c->n_boots;
 }
 
-int main(int n_arguments, char **arguments) {
+int main(int n_arguments, char **arguments)
+{
     static device devices[3];
     uint8_t blob[SLOT_BYTES + 1];
     FILE *file = n_arguments == 8 ? fopen(arguments[1], "rb") : 0;
