@@ -12,9 +12,9 @@ from edge_firmware import SOURCES
 
 from edge_cl import Learner
 
-from .c_builds import HOST, compile_c, need, sources
+from .c_builds import HOST, compile_c, sources
 from .conftest import Photos
-from .link_rigs import load_tool
+from .link_rigs import empty_device
 from .packed import write_key
 from .test_readme import README, run_lines
 
@@ -23,21 +23,15 @@ VENDOR = SOURCES.parent / "vendor" / "monocypher"
 
 
 def test_every_line_of_the_firmware_section_runs(tmp_path: Path, photos: Photos, command: list[str]) -> None:
-    need("cc")
     photos("door", "mailbox")
     with Learner.create(tmp_path / "cam.ecl", backbone="tiny") as learner:
         learner.learn_folder(tmp_path / "photos")
         want = learner.predict([tmp_path / "photos" / "door" / "0.png"]).labels
         assert learner.backbone is not None
         features = learner.backbone.extract([tmp_path / "photos" / "door" / "0.png"]).features
-    program = load_tool("link_rig").build(tmp_path / "device", "-DLINK_PROCESS")
-    (tmp_path / "flash").write_bytes(b"\xff" * (2 * 65536 + 2 * 4096))
-    line = [program, tmp_path / "flash", "65536", "4096", "256", "1024", "0"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as device:
-        assert device.stdout is not None
-        assert run_lines("Firmware", command, tmp_path, address=f"127.0.0.1:{device.stdout.readline().strip()}") == 5
-        device.kill()
-    assert b"mailbox" in (tmp_path / "flash").read_bytes()
+    with empty_device(tmp_path) as (address, flash):
+        assert run_lines("Firmware", command, tmp_path, address=address) == 5
+        assert b"mailbox" in flash.read_bytes()
     np.save(tmp_path / "features.npy", features)
     code = re.search(r"```python\n(from edge_cl import Predictor\nfrom edge_firmware.*?)```", README, re.DOTALL)
     assert code is not None

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_cl import Learner
 from edge_cl.cli import COMMANDS
 
 from .conftest import Photos, clusters
+from .link_rigs import empty_device
 from .test_images import png
 
 
@@ -93,9 +95,9 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
         run(command, "export", cam, old, "--kind", "head")
         run(command, "export", cam, delta, "--delta-from", 0)
     key, bundle, heads = (cam.parent / part for part in ("key.pem", "out.edgehead", "heads"))
-    if name in {"pack", "deploy", "slots", "wrap"}:
+    if name in {"pack", "push", "deploy", "slots", "wrap"}:
         run(command, "keygen", key)
-    if name in {"deploy", "slots", "wrap"}:
+    if name in {"push", "deploy", "slots", "wrap"}:
         run(command, "pack", cam, bundle, "--key", key)
     if name == "slots":
         run(command, "deploy", bundle, "--to", heads, "--key", key.with_suffix(".pub.pem"))
@@ -109,6 +111,7 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
         "export": [cam, cam.parent / "c.onnx"],
         "keygen": [key, "--c", cam.parent / "key.h"],
         "pack": [cam, bundle, "--key", key],
+        "push": [bundle, "--tcp"],
         "deploy": [bundle, "--to", heads, "--key", key],
         "slots": [heads],
         "wrap": [bundle, cam.parent / "out.bin", "--slot-bytes", "1MiB"],
@@ -123,7 +126,8 @@ def test_every_command_has_help_and_a_table(cam: Path, command: list[str], name:
         "bench": ["accuracy", "--data", root, "--recipes", "edge", "--orders", 1],
         "demo": ["--out", cam.parent],
     }
-    done = run(command, name, *inputs[name])
+    with empty_device(cam.parent) if name == "push" else nullcontext(()) as device:
+        done = run(command, name, *inputs[name], *device[:1])
     assert len(done.stdout.splitlines()) > 3
     assert "…" not in done.stdout, "something was cut off"
 
