@@ -380,3 +380,12 @@ def test_a_try_of_another_transfer_is_refused(rig: Any, start: Start, old: bytes
     push(link, new, reboot=False)
     assert link.order(LINK_TRY, zlib.crc32(old).to_bytes(4, "little")).error != 0
     assert link.order(LINK_TRY, zlib.crc32(new).to_bytes(4, "little")).error == 0
+
+
+def test_the_tools_deliver_and_a_head_takes_little_more_than_the_lines_own_time(rig: Any) -> None:
+    first, *_ = load_tool("link_speed").rows()
+    assert first["line_times"] <= 1.2  # of the line's own clock: no machine is too slow for it
+    assert rig.BAUD_BYTES == 115_200 / 10
+    found = list(load_tool("link_faults").rows(1, n_classes=12, dim=64))
+    assert {row["delivered"] for row in found} == {"1/1"}
+    assert len(found) == 19

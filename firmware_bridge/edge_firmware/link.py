@@ -25,6 +25,7 @@ from edge_firmware.ports import Port
 PATIENCE_SECONDS = 10.0
 NOISE_PATIENCE = 4  # times as long while something comes, even if hardly a frame of it is whole
 REPEAT_SECONDS = 0.3
+SLOW_REPEATS = 5  # times as long at most: a TRY takes as long as a signature does
 
 
 class Ack(NamedTuple):
@@ -105,7 +106,7 @@ class Link:
             self.repeated += bool(asked)
             sequence, _ = self.send(type_, payload, is_start=True)
             asked[sequence] = clock()
-            until = clock() + (self._repeat * (len(asked) if type_ == LINK_TRY else 1))
+            until = clock() + (self._repeat * (min(len(asked), SLOW_REPEATS) if type_ == LINK_TRY else 1))
             while (left := until - clock()) > 0:
                 for frame in self.receive(left):
                     if frame.type == type_ | LINK_ANSWER and frame.sequence in asked:

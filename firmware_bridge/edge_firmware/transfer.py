@@ -15,8 +15,8 @@ NO_TRANSFER = [name for name, _ in ERRORS].index("STATE")
 MOST_REQUESTS = 64  # under way at once: sequences are told apart by 8 bits
 MOST_QUERIES = 16
 SILENCES = 3  # in a row, after which the device is asked where it stands
-FIRST_SECONDS, LEAST_SECONDS, MOST_SECONDS = 0.3, 0.05, 4.0
-MOST_FACTOR = 4  # of waiting: where frames are damaged by noise, and not by haste, longer waits only cost time
+FIRST_SECONDS, LEAST_SECONDS, MOST_SECONDS = 0.3, 0.05, 2.0
+MOST_FACTOR = 2  # of waiting: where frames are damaged by noise, and not by haste, longer waits only cost time
 FRAME_BYTES = 16  # at most, around a payload, but for COBS
 
 
@@ -41,7 +41,7 @@ class Waiting:
     def seconds(self) -> float:
         """Of silence until a request is repeated."""
         known = FIRST_SECONDS if self.mean is None else self.mean + 4 * self.stray
-        return min((self.least + known) * self.factor, MOST_SECONDS)
+        return self.least + min(known * self.factor, MOST_SECONDS)
 
     def took(self, seconds: float) -> None:
         """Take note of an answer."""
@@ -74,6 +74,8 @@ class Transfer:
         self.is_same = True  # whether all that lies there had been there before
         speed = link.port.bytes_per_second
         self._waiting = Waiting(LEAST_SECONDS + (window + plan.chunk) / speed if speed else LEAST_SECONDS)
+        self._n_silences = 0
+        self._is_lost = False  # whether the device has forgotten the transfer
         self._place = 0  # all before it was sent
         self._under_way: dict[int, UnderWay] = {}  # by their sequences
         self._progress_at = self._answered_at = link.port.clock()
@@ -90,6 +92,7 @@ class Transfer:
                 n_left = len(self._under_way)
                 for request, ack in self._answers():
                     wanted.pop(request.start, None)
+                    self._progress_at = self._answered_at
                     if request.payload == LINK_SECTOR.pack({"offset": request.start, "crc": ack.crc}) and not ack.error:
                         self.plan.same.add(request.start)
                 if len(self._under_way) == n_left and self._is_silent():
@@ -102,7 +105,7 @@ class Transfer:
             LinkError: the device refuses, or is silent.
         """
         self.reached = self._place = start
-        n_silences = 0
+        self._progress_at = self.link.port.clock()
         while self.reached < len(self.plan.data):
             self._fill_window()
             answers = list(self._answers())
@@ -112,15 +115,10 @@ class Transfer:
                 if ack.error:
                     raise LinkError(f"{self.link.port.name}: the device refused: {error_text(ack.error)}")
                 self._take(request, ack)
-            if answers:
-                n_silences = 0
-            elif self._is_silent():
-                n_silences += 1
+            if not answers and self._is_silent():
                 self._give_up()
-            if n_silences == SILENCES:
-                n_silences = 0
-                if self.link.begin(self.plan.n_bytes, self.plan.crc).next < self.reached:
-                    return False
+            if self._is_lost:
+                return False
         return True
 
     def _fill_window(self) -> None:
@@ -149,12 +147,13 @@ class Transfer:
             del self._under_way[frame.sequence]
             self._waiting.took(clock() - item.at)
             self._answered_at = clock()
+            self._n_silences = 0
             yield item.request, unpack_ack(frame.payload, self.link.port.name)
 
     def _silent_at(self) -> float:
         """Return when an answer is overdue."""
         sent = [item.at for item in self._under_way.values()]
-        return max(self._answered_at, *sent[-1:]) + self._waiting.seconds
+        return max([self._answered_at, *sent[-1:]]) + self._waiting.seconds
 
     def _is_silent(self) -> bool:
         return self.link.port.clock() >= self._silent_at()
@@ -184,15 +183,16 @@ class Transfer:
         self._under_way.clear()
 
     def _give_up(self) -> None:
-        """Give up what is under way, and the device if it has been silent for too long.
+        """Give up what is under way; after some silences ask the device where it stands.
 
         Raises:
-            LinkError: it has.
+            LinkError: it does not answer that either, or nothing got further for long.
         """
         self._waiting.silent()
         self._go_back()
-        now = self.link.port.clock()
-        if now - self.link.heard_at > self.link.patience:
-            raise LinkError(f"{self.link.port.name}: the device stopped answering; push again to go on from there")
-        if now - self._progress_at > NOISE_PATIENCE * self.link.patience:
+        self._n_silences += 1
+        if self._n_silences == SILENCES:
+            self._n_silences = 0
+            self._is_lost = self.link.begin(self.plan.n_bytes, self.plan.crc).next < self.reached
+        if self.link.port.clock() - self._progress_at > NOISE_PATIENCE * self.link.patience:
             raise LinkError(f"{self.link.port.name}: hardly a frame arrives whole; look at the line and its baud rate")
