@@ -10,7 +10,7 @@ from edge_firmware import INCLUDE
 from .c_builds import need
 from .c_head import TOOLS  # noqa: F401 - makes the tools importable
 
-PAGE = INCLUDE.parents[1] / "README.md"
+PAGE = INCLUDE.parents[2] / "README.md"
 Cells = dict[str, dict[str, float]]
 
 
@@ -54,7 +54,7 @@ def test_the_page_has_the_tables_of_its_compiler(tables: dict[str, str], name: s
     from firmware_sizes import compiler_version
 
     page = PAGE.read_text()
-    again = "write them: python tools/firmware_sizes.py --write firmware_bridge/README.md"
+    again = "write them: python tools/firmware_sizes.py --write README.md"
     told = re.search(r"arm-none-eabi-gcc [\d.]+", page)
     assert told, again
     if told[0] != compiler_version():

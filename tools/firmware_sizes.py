@@ -1,7 +1,7 @@
 """What the C of firmware_bridge takes on each core: bytes of code, of RAM, and instructions per product, as tables.
 
     python tools/firmware_sizes.py                                  prints them
-    python tools/firmware_sizes.py --write firmware_bridge/README.md    puts them between the marks of a page
+    python tools/firmware_sizes.py --write README.md     puts them between the marks of a page
 
 Code is what a linked program has with `--gc-sections` for the functions that are asked for: instructions, constants,
 and what the compiler brings (on M0 and M3 its floats). RAM is the structs and the deepest stack: the frames that the
