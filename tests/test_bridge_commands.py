@@ -70,6 +70,23 @@ def test_from_a_state_to_what_runs() -> None:
     assert (wrapped["version"], wrapped["counter"], wrapped["is_signed"]) == ("0.0.2", 3, False)
 
 
+@pytest.mark.parametrize("there", ["key.pem", "key.pub.pem", "main.c"])
+def test_a_c_header_replaces_no_key_and_no_other_file(there: str) -> None:
+    text = f"{there}: is no C header of a key, and would be replaced; choose another name, as key.h"
+    if there != "main.c":  # of a key that is only being made
+        assert refused("keygen", "key.pem", "--c", there) == text
+        assert b"PRIVATE KEY" in Path("key.pem").read_bytes()
+    Path("main.c").write_text("int main(void);")
+    before = content()
+    assert refused("keygen", "key.pem", "--c", there) == text
+    assert refused("keygen", "new.pem", "--c", "main.c").startswith("main.c: is no C header of a key")
+    assert content() == before
+
+
+def content() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path().iterdir()}
+
+
 def write_samples() -> list[str]:
     features, names = samples(seed=2)
     np.savez("more.npz", X=features, y=names)

@@ -18,9 +18,12 @@ def command(key: str, c_header: str | None, as_json: bool) -> None:
     With --c and a KEY that is there already, nothing is made but the C header of its public half.
     """
     import os
+    from pathlib import Path
 
-    from edge_firmware.keys import PublicKey, keygen, public_path, write_c_key
+    from edge_firmware.keys import PublicKey, check_c_target, keygen, public_path, write_c_key
 
+    if c_header is not None:
+        check_c_target(Path(c_header))
     is_there = c_header is not None and os.path.exists(key)
     public = PublicKey.open(key) if is_there else keygen(key)
     facts = {"key": key, "public": str(public_path(key)), "id": public.key_id.hex()}

@@ -171,13 +171,32 @@ def write_c_key(path: str | os.PathLike[str], key: PublicKey) -> None:
     """Write a key as a C header; the name in it is that of the file.
 
     Raises:
-        BundleError: it cannot be written.
+        BundleError: it cannot be written, or something else lies there.
     """
     target = Path(path)
+    check_c_target(target)
     try:
         write_whole(target, key.to_c(c_name(target)).encode())
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def check_c_target(path: Path) -> None:
+    """Refuse a path at which something other than the C header of a key lies, such as the key itself.
+
+    Raises:
+        BundleError: it does.
+    """
+    start = C_KEY.partition("{")[0].encode()
+    try:
+        found = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                found = file.read(len(start))
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be written: {error.strerror}") from None
+    if found not in {b"", start}:
+        raise BundleError(f"{path}: is no C header of a key, and would be replaced; choose another name, as key.h")
 
 
 def c_name(path: Path) -> str:
