@@ -207,6 +207,39 @@ def test_a_trial_counts_the_starts_and_ends_in_the_head_before(root: Path, bundl
     assert states(root) == [(8, "active", None), (7, "before", None)]
 
 
+def test_of_two_heads_the_one_that_was_deployed_last_runs(root: Path, bundle: Make) -> None:
+    first = bundle(7)
+    deploy(bundle(8), root, tries=3)
+    assert deploy(first, root).state == "active"
+    assert states(root) == [(7, "active", None)]
+    assert version_of(current(root)) == 7
+
+
+def test_a_head_that_was_never_started_is_not_confirmed_for_another(root: Path, bundle: Make) -> None:
+    deploy(bundle(8), root, tries=3)
+    started = current(root)
+    deploy(bundle(9), root, tries=3)
+    with pytest.raises(SlotError, match=r"000009-\w+ is on trial there, not 000008-\w+; start it first"):
+        confirm(root, started)
+    assert states(root) == [(7, "active", None), (9, "trial", 3)]
+    assert version_of(confirm(root, current(root))) == 9
+
+
+def test_a_first_head_whose_canaries_fail_leaves_no_folder(tmp_path: Path, bundle: Make) -> None:
+    root = tmp_path / "heads"
+    with pytest.raises(BundleError, match="canary 0"):
+        deploy(bundle(7, answers=np.array([1, 2])), root, key=KEY.public)
+    assert not list((root / "versions").iterdir())
+
+
+@pytest.mark.parametrize("asked", [{"tries": 1.5}, {"tries": 256}, {"check_seconds": float("nan")}])
+def test_numbers_that_are_none_are_refused(root: Path, bundle: Make, asked: dict[str, Any]) -> None:
+    before = content(root)
+    with pytest.raises(SlotError, match=f"{next(iter(asked))}: expected"):
+        deploy(bundle(8), root, **asked)
+    assert content(root) == before
+
+
 def test_a_trial_that_waits_gives_way_to_a_newer_head(root: Path, bundle: Make) -> None:
     deploy(bundle(8), root, tries=3)
     deploy(bundle(9), root, tries=1)
@@ -415,7 +448,7 @@ def run_tool(*options: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("case", ["first", "update", "failing"])
+@pytest.mark.parametrize("case", ["first", "first fails", "update", "failing"])
 def test_a_power_cut_at_any_change_leaves_a_head_that_starts(case: str) -> None:
     (found,) = run_tool("--case", case, "--states", "12")
     assert (found["states"], found["broken"]) == (12, [])

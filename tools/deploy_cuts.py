@@ -43,7 +43,9 @@ KINDS = ("nothing", "everything", "random", "names", "data")
 NONE = 0
 START = "import sys; from edge_firmware import *; folder, told, bundles = sys.argv[1:]; second = bundles + '/2'; "
 SAY = "; open(told, 'w').write('done')"
-FAILS = "\ntry:\n    deploy(second, folder, check=['false'])\nexcept SlotError:\n    open(told, 'w').write('done')"
+FIRST = "deploy(bundles + '/1', folder, key=bundles + '/key.pub.pem'"
+TRY = "from edge_cl.errors import SlotError\ntry:\n    "
+FAILS = ", check=['false'])\nexcept SlotError:\n    open(told, 'w').write('done')"
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,11 @@ def case(name: str, code: str, during: set[int], after: set[int], **before: bool
 
 
 CASES = (
-    case("first", f"deploy(bundles + '/1', folder, key=bundles + '/key.pub.pem'){SAY}", {0, 1}, {1}, has_first=False),
+    case("first", f"{FIRST}){SAY}", {0, 1}, {1}, has_first=False),
+    case("first fails", f"{TRY}{FIRST}{FAILS}", {0}, {0}, has_first=False),
     case("update", f"deploy(second, folder){SAY}", {1, 2}, {2}),
     case("checked", f"deploy(second, folder, check=['true']){SAY}", {1, 2}, {2}),
-    case("failing", f"from edge_cl.errors import SlotError{FAILS}", {1}, {1}),
+    case("failing", f"{TRY}deploy(second, folder{FAILS}", {1}, {1}),
     case("trial", f"deploy(second, folder, tries=2){SAY}", {1, 2}, {2}),
     case("start", f"current(folder){SAY}", {2}, {1, 2}, is_trial=True),
     case("confirm", f"confirm(folder){SAY}", {2}, {2}, is_trial=True),
@@ -194,7 +197,7 @@ def main() -> int:
     else:
         for line in found:
             print(
-                f"{line['case']:8} {line['changes']:4} changes {line['states']:5} states {len(line['broken'])} broken"
+                f"{line['case']:11} {line['changes']:4} changes {line['states']:5} states {len(line['broken'])} broken"
             )
             for text in line["broken"][:10]:
                 print(f"    {text}")

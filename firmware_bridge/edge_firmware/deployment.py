@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_cl.errors import BundleError, EdgeClError, SlotError
-from edge_cl.files import write_whole
+from edge_cl.files import sync_folder, write_whole
 from edge_firmware.bundle import Bundle, from_bytes, read_bytes
 from edge_firmware.keys import PublicKey
 from edge_firmware.locks import alone
@@ -77,14 +77,16 @@ def deploy(
         SlotError: the check failed, and the head before runs on; or the folder cannot be written.
     """
     root, data = Path(folder), read_bytes(bundle)
-    if isinstance(tries, bool) or not 0 <= tries <= MOST_TRIES:
+    if isinstance(tries, bool) or not isinstance(tries, int) or not 0 <= tries <= MOST_TRIES:
         raise SlotError(f"tries: expected 0 to {MOST_TRIES}; found {tries!r}")
+    if not check_seconds > 0:
+        raise SlotError(f"check_seconds: expected a number above 0; found {check_seconds!r}")
     if isinstance(check, str):
         raise SlotError(f"check: expected a list of words, such as ['test', '-d']; found {check!r}")
     opened = key if key is None or isinstance(key, PublicKey) else PublicKey.open(key)
     try:
         _verified(bundle, data, _key_of(root, opened))
-        root.mkdir(parents=True, exist_ok=True)
+        _make(root)
         with alone(root) as is_alone:
             if not is_alone:
                 raise SlotError(f"{root}: another process is deploying there; wait until it is done")
@@ -129,15 +131,24 @@ def current(folder: str | os.PathLike[str]) -> Path:
         return slots.path(slot)
 
 
-def confirm(folder: str | os.PathLike[str]) -> Path:
+def confirm(folder: str | os.PathLike[str], started: str | os.PathLike[str] | None = None) -> Path:
     """Make the head on trial the one that runs from now on, and return its folder.
 
+    Args:
+        folder: that heads are deployed to.
+        started: what `current` gave to the app, which no head that was deployed since then may stand in for; None: it
+            is left to the caller that the head on trial is the one that proved itself.
+
     Raises:
-        SlotError: none is on trial, or the folder cannot be written.
+        SlotError: none is on trial, or another one than was started; or the folder cannot be written.
         BundleError: it does not pass any more.
     """
     with _trial(Path(folder)) as slots:
         trial = slots.record.spare
+        if started is not None and Path(started).name != slots.name(trial):
+            raise SlotError(
+                f"{folder}: {slots.name(trial)} is on trial there, not {Path(started).name}; start it first"
+            )
         slots.check(trial, slots.record.counter)
         slots.chosen = trial
         slots.confirm()
@@ -164,7 +175,11 @@ def _install(slots: FolderSlots, data: bytes, check: tuple[Sequence[str], float]
     """
     active = slots.record.active
     before = None if active is None else slots.path(active)
+    slots.begin()
     if active is not None and slots.name(active) == name_of(data):
+        if slots.record.tries is not None:
+            slots.reject()  # of the two heads this one is wanted
+            _clean(slots)
         if not slots.passes(active):
             write_version(slots.folder / VERSIONS, data)  # it was damaged
         return _report(slots, "active", active, None)
@@ -186,6 +201,14 @@ def _install(slots: FolderSlots, data: bytes, check: tuple[Sequence[str], float]
     finally:
         _clean(slots)
     return _report(slots, "active", trial, before)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and those that it is in, so that they outlast a power cut."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def _run(command: Sequence[str], folder: Path, seconds: float) -> None:

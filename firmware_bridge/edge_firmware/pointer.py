@@ -138,6 +138,15 @@ class FolderSlots(Slots):
         """Return whether the head in a slot may run."""
         return self._passes(slot, self.record.counter)
 
+    def begin(self) -> None:
+        """Write a pointer where there is none: without one, a folder that was never tried would be taken for a head.
+
+        Raises:
+            SlotError: it cannot be written.
+        """
+        if read_pointer(self.folder / POINTER) is None:
+            self._save(self.record)
+
     def put(self, name: str) -> None:
         """Put a folder into the spare slot; it is written when the trial begins."""
         spare = self.spare()
