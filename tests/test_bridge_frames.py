@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edge_firmware.formats import LINK_ANSWER, LINK_HELLO, LINK_INFO, LINK_WRITE
+from edge_firmware.device_info import unpack_info
+from edge_firmware.formats import LINK_ANSWER, LINK_HELLO, LINK_INFO, LINK_PROTOCOL, LINK_WRITE
 from edge_firmware.frames import Frame, FrameReader, cobs_decode, cobs_encode, decode_frame, encode_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edge_cl.errors import LinkError
 
 from .c_builds import ARM, CORES, CPP, compile_c, need, sources
 from .link_rigs import device_code, load_tool
@@ -142,3 +145,10 @@ def test_fuzzed_frames_find_nothing(tmp_path: Path) -> None:
     assert found["parts"] == 2_000
     assert found["erased"] > 20  # else the frames went nowhere
     assert found["answers"] > 500
+
+
+@pytest.mark.parametrize(("chunk", "sector"), [(0, 4096), (33, 4096), (256, 0), (256, 1), (256, 48)])
+def test_a_device_whose_sizes_cannot_be_is_told(chunk: int, sector: int) -> None:
+    told = LINK_INFO.pack({"protocol": LINK_PROTOCOL, "chunk": chunk, "sector_bytes": sector})
+    with pytest.raises(LinkError, match="line: the device tells chunks or sectors that cannot be; update its firmware"):
+        unpack_info(told, "line")

@@ -374,6 +374,18 @@ def test_answers_of_a_device_that_is_none_are_one_line(rig: Any, start: Start, o
         Link(line).hello()
 
 
+def test_many_small_sectors_over_a_slow_line_are_no_silence(
+    rig: Any, start: Start, old: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig, "BAUD_BYTES", 960.0)
+    device = start(old, sector_bytes=128, slot_bytes=1 << 17)
+    line = rig.Line(device, rig.Faults(lost=0.05), seed=3)
+    line.bytes_per_second = 960.0
+    large = rig.make_blob(rig.make_head(60, 1280))
+    assert push(Link(line), large).version == 1
+    assert line.clock() > 4 * 10  # longer than a device that answers nothing is borne with
+
+
 def test_a_try_of_another_transfer_is_refused(rig: Any, start: Start, old: bytes, new: bytes) -> None:
     device = start(old)
     link = Link(rig.Line(device))

@@ -100,11 +100,12 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_what_cannot_be_wrapped_is_told_and_an_older_image_stays(bundle: Path, tmp_path: Path, name: str) -> None:
     options, keys, text = WRONG[name]
     target = tmp_path / "out.bin"
-    target.write_bytes(b"older")
+    older = struct.pack("<I", MAGIC) + b"older"
+    target.write_bytes(older)
     with pytest.raises((InputError, BundleError), match=text) as caught:
         wrap(bundle, target, Image(**{"slot_bytes": 65_536, **options}), **keys)
     assert "\n" not in str(caught.value)
-    assert target.read_bytes() == b"older"
+    assert target.read_bytes() == older
 
 
 def test_a_damaged_bundle_a_large_version_and_a_bad_target_are_refused(bundle: Path, tmp_path: Path) -> None:
@@ -117,6 +118,13 @@ def test_a_damaged_bundle_a_large_version_and_a_bad_target_are_refused(bundle: P
     with pytest.raises(BundleError, match="the file is cut short"):
         wrap(bundle, tmp_path / "out.bin", Image(65_536))
     assert not (tmp_path / "out.bin").exists()
+
+
+def test_no_bundle_and_no_key_is_replaced(bundle: Path) -> None:
+    before = bundle.read_bytes()
+    with pytest.raises(ExportError, match="is no image for MCUboot, and would be replaced; choose another name"):
+        wrap(bundle, bundle, Image(65_536))
+    assert bundle.read_bytes() == before
 
 
 def test_without_imgtool_it_says_what_to_install(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

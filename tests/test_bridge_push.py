@@ -218,6 +218,7 @@ def test_a_serial_port_that_is_in_use_or_not_there_is_told(terminal: tuple[str, 
     holder = SerialPort(path)
     assert refusal(bundle, "--port", path).startswith(f"{path}: another program uses it")
     holder.close()
+    assert refusal(bundle, "--port", path, "--baud", str(1 << 40)).startswith(f"{path}: ")
     assert "/dev/no-such-port: No such file or directory" in refusal(bundle, "--port", "/dev/no-such-port")
 
 
@@ -225,7 +226,7 @@ def test_nothing_at_the_address_is_told(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert refusal(bundle, "--tcp", f"127.0.0.1:{port}").startswith(f"127.0.0.1:{port}: Connection refused; is the")
-    for address in ("nowhere", "host:0", "host:99999", ":1"):
+    for address in ("nowhere", "host:0", "host:99999", ":1", "a..b:1", f"{'x' * 64}:1"):
         assert refusal(bundle, "--tcp", address) == f"{address}: expected host:port, such as 192.168.1.20:4000"
 
 

@@ -224,6 +224,22 @@ def test_a_place_that_is_none_is_told(where: str) -> None:
         push_smp(b"image", where)
 
 
+def test_an_error_without_words_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr("smpclient.SMPClient.connect", fail)
+    with pytest.raises(LinkError, match=r"udp:127\.0\.0\.1: ConnectionResetError$"):
+        push_smp(b"image", "udp:127.0.0.1")
+    with pytest.raises(LinkError, match=r"a\.\.b: expected host:port"):
+        push_smp(b"image", "udp:a..b")
+
+
+def test_an_endless_file_is_no_upload() -> None:
+    with pytest.raises(BundleError, match=r"/dev/zero: expected at most 67108864 bytes; found more"):
+        read_upload("/dev/zero")
+
+
 def test_a_serial_port_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_firmware.smp.SECONDS", 0.1)
     with pytest.raises(LinkError, match="serial:/dev/no-such-port: "):

@@ -75,7 +75,8 @@ def unpack_info(payload: bytes, where: str) -> DeviceInfo:
         raise LinkError(f"{where}: expected protocol {LINK_PROTOCOL}; found {found}; use the edge_cl of its firmware")
     told: dict[str, Any] = LINK_INFO.unpack(payload)
     flags = told["flags"]
-    if told["chunk"] < LINK_UNIT or told["chunk"] % LINK_UNIT or not told["sector_bytes"]:
+    sizes = (told["chunk"], told["sector_bytes"])
+    if any(size < LINK_UNIT or size % LINK_UNIT for size in sizes):
         raise LinkError(f"{where}: the device tells chunks or sectors that cannot be; update its firmware")
     return DeviceInfo(
         error=told["error"],

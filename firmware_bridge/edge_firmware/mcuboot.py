@@ -15,12 +15,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_cl.errors import BundleError, InputError, MissingPackageError
+from edge_cl.errors import BundleError, ExportError, InputError, MissingPackageError
 from edge_cl.export.target import check_target, write_target
 from edge_firmware.bundle import read_bundle
 from edge_firmware.keys import PublicKey
 
 VERSION = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,5}(\+\d{1,10})?")
+MAGIC = (0x96F3B83D).to_bytes(4, "little")  # an image begins with it
 MOST_REVISION = 0xFFFF
 HEADER_BYTES = 32
 ALIGNMENTS = (1, 2, 4, 8, 16, 32)
@@ -109,14 +110,14 @@ def wrap(
     Raises:
         BundleError: there is no such bundle, or imgtool refuses.
         InputError: a number is out of its range.
-        ExportError: the target cannot be written.
+        ExportError: the target cannot be written, or is something else.
         MissingPackageError: imgtool is not installed.
     """
     if importlib.util.find_spec("imgtool") is None:
         raise MissingPackageError("imgtool is not installed; type: pip install 'edge_cl[mcuboot]'")
     image = image.checked()
     found = read_bundle(bundle, key if key is None or isinstance(key, PublicKey) else PublicKey.open(key))
-    check_target(Path(target), None)
+    check_image_target(Path(target))
     if not image.version and found.version > MOST_REVISION:
         raise InputError(f"version: {found.version} is too large for 0.0.{found.version}; pass --version 1.2.3")
     version = image.version or f"0.0.{found.version}"
@@ -131,6 +132,19 @@ def wrap(
         raise BundleError(f"{target}: imgtool changed the blob; use another version of it")
     write_target(Path(target), data)
     return WrapReport(str(target), version, found.counter, len(data), image.header_bytes, signing_key is not None)
+
+
+def check_image_target(path: Path) -> None:
+    """Refuse a path at which no image can be put, or at which something else lies, such as the bundle or a key.
+
+    Raises:
+        ExportError: there is none, or it does.
+    """
+    check_target(path, None)
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) not in {b"", MAGIC}:
+                raise ExportError(f"{path}: is no image for MCUboot, and would be replaced; choose another name")
 
 
 def _options(image: Image, version: str, counter: int) -> list[str]:

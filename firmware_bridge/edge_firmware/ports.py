@@ -60,7 +60,7 @@ class SerialPort:
         try:
             self._serial: Any = serial.Serial(path, baud, timeout=0, write_timeout=30, exclusive=True)
             self._serial.reset_input_buffer()
-        except (OSError, ValueError) as error:  # SerialException is an OSError
+        except (OSError, ValueError, OverflowError) as error:  # SerialException is an OSError; a baud rate of 33 bits
             raise LinkError(f"{path}: {_why(error)}; see the ports with: python -m serial.tools.list_ports") from None
 
     def write(self, data: bytes) -> None:
@@ -159,6 +159,10 @@ def host_and_port(address: str, default: int | None = None) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     if (not colon or address.endswith("]")) and default is not None:
         host, port = address, str(default)
+    try:
+        host.encode("idna")  # as sockets do, whose error of it is none of the system
+    except UnicodeError:
+        host = ""
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise LinkError(f"{address}: expected host:port, such as 192.168.1.20:4000")
     return host.strip("[]"), int(port)

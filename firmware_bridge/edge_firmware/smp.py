@@ -17,16 +17,16 @@ from typing import Any
 
 from edge_cl.errors import BundleError, InputError, LinkError, MissingPackageError
 from edge_firmware.blob import Blob, read_blob, signed_message
-from edge_firmware.bundle import check_key, read_bundle
+from edge_firmware.bundle import MOST_BYTES, check_key, read_bundle
 from edge_firmware.formats import SIGNATURE_BYTES
 from edge_firmware.keys import PublicKey
+from edge_firmware.mcuboot import MAGIC
 from edge_firmware.ports import BAUD, host_and_port
 
 UDP_PORT = 1337  # Zephyr's CONFIG_MCUMGR_TRANSPORT_UDP_PORT
 SECONDS = 5.0  # for an answer
 ERASE_SECONDS = 20.0  # for the first: a device may erase the whole slot before it
 ATTEMPTS = 3
-MCUBOOT_MAGIC = struct.pack("<I", 0x96F3B83D)
 HEADER = struct.Struct(
     "<4sIHHI"
 )  # of an image: magic, load address, bytes of the header, of protected TLVs, and within
@@ -83,7 +83,7 @@ def push_smp(
     except (TimeoutError, asyncio.TimeoutError):
         raise LinkError(f"{where}: no answer; is the device on, and mcumgr in its firmware?") from None
     except (OSError, smpclient.exceptions.SMPClientException) as error:
-        raise LinkError(f"{where}: {str(error).strip().splitlines()[0] or type(error).__name__}") from None
+        raise LinkError(f"{where}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
 
 
 class _Upload:
@@ -146,10 +146,14 @@ def read_upload(path: str | os.PathLike[str], key: PublicKey | None = None) -> t
         BundleError: it is neither, damaged, or signed with another key.
     """
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: expected a bundle or an image for MCUboot: {error.strerror}") from None
-    if data[:4] != MCUBOOT_MAGIC:
+        with Path(path).open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(f"{path}: expected a bundle or an image for MCUboot: {reason}") from None
+    if len(data) > MOST_BYTES:
+        raise BundleError(f"{path}: expected at most {MOST_BYTES} bytes; found more")
+    if data[:4] != MAGIC:
         bundle = read_bundle(path, key)
         return bundle.blob, bundle.head
     if len(data) < HEADER.size:

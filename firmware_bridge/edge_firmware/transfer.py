@@ -85,8 +85,9 @@ class Transfer:
         sector = self.plan.sector
         places = range(-(-start // sector) * sector, len(self.plan.data), sector)
         wanted = {at: self.plan.sector_request(at) for at in places}
+        n_at_once = max(1, min(MOST_QUERIES, self.window // (LINK_SECTOR.size + FRAME_BYTES)))
         while wanted:
-            for at in list(wanted)[:MOST_QUERIES]:
+            for at in list(wanted)[:n_at_once]:
                 self._send(wanted[at])
             while self._under_way:
                 n_left = len(self._under_way)
