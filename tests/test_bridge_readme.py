@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from edge_firmware import SOURCES
+from edge_firmware.keys import SigningKey
 
 from edge_cl import Learner
 
@@ -20,6 +22,19 @@ from .test_readme import README, run_lines
 
 BRIDGE = (Path(__file__).resolve().parents[1] / "firmware_bridge" / "README.md").read_text()
 VENDOR = SOURCES.parent / "vendor" / "monocypher"
+
+MAIN = """\
+#include <stdint.h>
+#include <stdio.h>
+const char *name_of(const void *slot, uint32_t slot_bytes);
+static uint8_t slot[1 << 18];
+int main(int n_words, char **words)
+{
+    FILE *file = fopen(words[n_words - 1], "rb");
+    size_t n_bytes = file ? fread(slot, 1, sizeof slot, file) : 0;
+    return puts(name_of(slot, (uint32_t)n_bytes)) < 0;
+}
+"""
 
 
 def test_every_line_of_the_firmware_section_runs(tmp_path: Path, photos: Photos, command: list[str]) -> None:
@@ -47,12 +62,17 @@ def test_the_example_in_c_compiles(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "example.c").write_text(code[1])
     write_key(tmp_path / "key.pem")
     subprocess.run([*command, "keygen", "key.pem", "--c", "key.h"], cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / "main.c").write_text(
-        "#include <stdint.h>\nconst char *name_of(const void *slot, uint32_t slot_bytes);\n"
-        "int main(void) { return name_of(\"EDGH\", 4)[0] != 'n'; }\n"
-    )
+    (tmp_path / "main.c").write_text(MAIN)
     for unit in VENDOR.glob("*.c"):
         subprocess.run([HOST[0], "-w", "-c", unit, "-o", tmp_path / f"{unit.stem}.o"], check=True)
     units = [tmp_path / "example.c", tmp_path / "main.c", *tmp_path.glob("*.o"), *sources("edge_head", "edge_sign")]
     program = compile_c(tmp_path / "program", units, HOST, f"-I{tmp_path}")
-    assert subprocess.run([program], check=False).returncode == 0
+    rig, key = load_tool("link_rig"), SigningKey.open(tmp_path / "key.pem")
+    said = []
+    for n_classes, product in ((64, "cam"), (65, "cam"), (64, "gate")):  # room for 64 logits
+        head = replace(rig.make_head(n_classes, 1280, key=key), product=product, scales=np.ones(n_classes, np.float32))
+        (tmp_path / "blob").write_bytes(rig.make_blob(head, key))
+        done = subprocess.run([program, tmp_path / "blob"], capture_output=True, text=True, check=True)
+        said.append(done.stdout.strip())
+    assert said[0].startswith("class ")
+    assert said[1:] == ["too many classes", "no head"]

@@ -134,7 +134,7 @@ class _Upload:
         for _ in range(ATTEMPTS - 1):
             try:
                 return await act()
-            except (TimeoutError, SMPBadSequence):
+            except (TimeoutError, asyncio.TimeoutError, SMPBadSequence):  # two of them before Python 3.11
                 continue
         return await act()
 
