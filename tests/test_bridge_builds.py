@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from edge_firmware import INCLUDE
 
 from .c_builds import ARM, CORES, CPP, HOST, compile_c, need, sources
 from .c_head import UNITS
@@ -49,3 +50,15 @@ def test_two_units_may_include_the_headers(tmp_path: Path) -> None:
     for compiler in (HOST, CPP):
         program = compile_c(tmp_path / "program", [*units, *sources(*UNITS)], compiler)
         assert subprocess.run([program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("n_classes", "fits"), [(126, True), (127, False)])
+def test_the_demo_takes_no_more_classes_than_an_answer_holds(tmp_path: Path, n_classes: int, fits: bool) -> None:
+    need(HOST[0])
+    numbers = {"PRODUCT": '"cam"', "DIM": "64u", "CLASSES": f"{n_classes}u", "TRIES": "3u"}
+    text = "".join(f"#define DEVICE_{name} {value}\n" for name, value in numbers.items())
+    (tmp_path / "device.h").write_text(text)
+    demo = INCLUDE.parents[1] / "demo"
+    line = [*HOST, "-fsyntax-only", f"-I{tmp_path}", f"-I{demo}", f"-I{INCLUDE}", str(demo / "main.c")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0, "the logits do not fit an answer" in done.stderr) == (fits, not fits), done.stderr

@@ -18,6 +18,9 @@
 #endif
 
 #define CHUNK_BYTES 512u
+#if 8u + 4u * DEVICE_CLASSES > CHUNK_BYTES
+#error "the logits do not fit an answer: fewer DEVICE_CLASSES, or more CHUNK_BYTES"
+#endif
 
 /* Requests of this firmware's own; answers begin with an `edge_error` in 4 bytes. */
 #define FEATURES (EDGE_LINK_OWN + 0u) /* offset (4 bytes), then features from there on */
