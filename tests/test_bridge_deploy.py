@@ -296,6 +296,14 @@ def test_a_damaged_head_on_trial_does_not_start(root: Path, bundle: Make) -> Non
     assert [line.problem for line in list_slots(root)] == [""]
 
 
+def test_where_pointer_and_head_are_lost_the_counter_is_not(root: Path, bundle: Make) -> None:
+    (current(root) / "head.onnx").write_bytes(b"damaged")
+    (root / POINTER).unlink()
+    with pytest.raises(BundleError, match="the security counter is 1; expected at least 2"):
+        deploy(bundle(8, counter=1), root)
+    assert deploy(bundle(9, counter=2), root).version == 9
+
+
 NAME = "000007-01234567"
 POINTERS: dict[str, Callable[[bytes], bytes | None]] = {
     "gone": lambda data: None,  # noqa: ARG005

@@ -94,8 +94,10 @@ def deploy(
             found = _verified(bundle, data, pinned)
             slots = FolderSlots(root, pinned)
             if slots.record.active is None and slots.name(0) is not None:
-                with contextlib.suppress(SlotError):
+                try:
                     slots.boot()  # the pointer was lost
+                except SlotError:
+                    slots.keep_counter()
             try:
                 slots.check_fits(found.head)
             except BundleError as error:

@@ -138,6 +138,12 @@ class FolderSlots(Slots):
         """Return whether the head in a slot may run."""
         return self._passes(slot, self.record.counter)
 
+    def keep_counter(self) -> None:
+        """Take no lower security counter than a signed head in the slots has, even if it may not run."""
+        heads = [self._head(name) for name in self.pointer.names]
+        counters = [head.counter for head in heads if head is not None]
+        self.record = replace(self.record, counter=max(self.record.counter, *counters, 0))
+
     def begin(self) -> None:
         """Write a pointer where there is none: without one, a folder that was never tried would be taken for a head.
 
