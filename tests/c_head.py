@@ -36,6 +36,7 @@ class Expected(ctypes.Structure):
         ("product", c_char_p),
         ("backbone", c_char_p),
         ("dim", c_uint32),
+        ("n_classes", c_uint32),
         ("counter", c_uint32),
         ("verify", VERIFY),
         ("key", c_void_p),

@@ -27,7 +27,7 @@ static float features[GOLDEN_DIM], logits[GOLDEN_CLASSES];
 
 /* The blobs lie one byte behind a multiple of 4: a core that loads from whole addresses only would fault. */
 static int run(void) {
-    const edge_expected expected = {"golden", 0, GOLDEN_DIM, 3, 0, 0};
+    const edge_expected expected = {"golden", 0, GOLDEN_DIM, 0, 3, 0, 0};
     edge_head int8_head, float_head;
     uint32_t n, d;
     if (edge_head_open(&int8_head, GOLDEN_INT8 + 1, sizeof GOLDEN_INT8 - 1, &expected) != EDGE_OK)

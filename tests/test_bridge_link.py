@@ -291,6 +291,17 @@ def test_while_a_head_is_on_trial_none_is_taken(rig: Any, start: Start, old: byt
     assert device.slot(0)[: len(old)] == old
 
 
+def test_the_head_that_runs_can_be_asked_for_again_before_the_restart(
+    rig: Any, start: Start, old: bytes, new: bytes
+) -> None:
+    device = start(old)
+    assert push(Link(rig.Line(device)), new, reboot=False).state == "waits"
+    report = push(Link(rig.Line(device)), old)
+    assert (report.was_running, report.state) == (True, "confirmed")
+    assert device.boot() == 0
+    assert runs(device, 0, old)
+
+
 def test_a_head_that_waits_for_a_restart_is_not_sent_again(rig: Any, start: Start, old: bytes, new: bytes) -> None:
     device = start(old)
     assert push(Link(rig.Line(device)), new, reboot=False).state == "waits"

@@ -32,7 +32,7 @@ static void known_loop(uint32_t n_turns) {
 }
 
 int main(void) {
-    const edge_expected any = {0, 0, 0, 0, 0, 0};
+    const edge_expected any = {0, 0, 0, 0, 0, 0, 0};
     edge_head head;
     uint32_t before;
     TICK_CLOCKS = LAST_TICK;

@@ -39,7 +39,7 @@ static edge_error ask_numbers(const edge_head *head, int is_int8) {
 
 static void ask(const uint8_t *blob, uint32_t n_bytes) {
     static const uint8_t BACKBONE[32] = {1};
-    const edge_expected any = {0, 0, 0, 0, 0, 0}, some = {"0123456789012345678901234567890", BACKBONE, 3, 9, 0, 0};
+    const edge_expected any = {0, 0, 0, 0, 0, 0, 0}, some = {"0123456789012345678901234567890", BACKBONE, 3, 0, 9, 0, 0};
     edge_head head;
     edge_error error = edge_head_open(&head, blob, n_bytes, &some);
     edge_error canaries = EDGE_OK;

@@ -19,7 +19,7 @@ static uint32_t get32(const uint8_t *bytes)
 
 int device_template(const uint8_t *blob, uint32_t n_bytes)
 {
-    const edge_expected any = {0, 0, 0, 0, 0, 0};
+    const edge_expected any = {0, 0, 0, 0, 0, 0, 0};
     edge_head head;
     if (n_bytes > SLOT_BYTES || edge_head_open(&head, blob, n_bytes, &any) != EDGE_OK || head.dim > 64 || head.n_classes > 64)
         return -1;
@@ -72,7 +72,7 @@ static edge_error verify(const void *key, const uint8_t *blob, uint32_t n_bytes)
 edge_error device_check(void *context, uint32_t slot, uint32_t counter)
 {
     device *self = (device *)context;
-    edge_expected expected = {"device", 0, 0, 0, 0, 0};
+    edge_expected expected = {"device", 0, 0, 64, 0, 0, 0};
     edge_head head;
     edge_error error;
     int8_t scratch[64];

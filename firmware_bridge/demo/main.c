@@ -33,7 +33,7 @@ static const uint8_t backbone[32] = DEVICE_BACKBONE;
 #define backbone 0 /* heads for any */
 #endif
 static const edge_expected device = {
-    DEVICE_PRODUCT, backbone, DEVICE_DIM, 0,
+    DEVICE_PRODUCT, backbone, DEVICE_DIM, DEVICE_CLASSES, 0,
 #ifdef DEVICE_SIGNED
     edge_verify_ed25519, &key_public,
 #else
@@ -61,8 +61,6 @@ static edge_error check(void *context, uint32_t slot, uint32_t counter)
     board_watch();
     error = edge_head_open(found, (const void *)(uintptr_t)flash.slot_address[slot], flash.slot_bytes, &expected);
     board_watch();
-    if (error == EDGE_OK && found->n_classes > DEVICE_CLASSES)
-        error = EDGE_E_ROOM;
     return error == EDGE_OK ? edge_head_check_i8(found, scratch, logits) : error;
 }
 

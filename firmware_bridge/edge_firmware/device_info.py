@@ -17,6 +17,7 @@ from edge_firmware.formats import (
     LINK_PROTOCOL,
     LINK_RUNS,
     LINK_UNIT,
+    LINK_WAITS,
 )
 
 
@@ -37,6 +38,7 @@ class DeviceInfo:
         crc: the CRC-32 that ends the blob that runs.
         head: header of the blob that runs; None: none does.
         is_on_trial: whether the head that runs is not confirmed yet.
+        has_waiting: whether another one runs from the next restart on.
         checks_key: whether it checks signatures.
     """
 
@@ -52,6 +54,7 @@ class DeviceInfo:
     crc: int
     head: dict[str, Any] | None
     is_on_trial: bool
+    has_waiting: bool
     checks_key: bool
 
     @property
@@ -91,6 +94,7 @@ def unpack_info(payload: bytes, where: str) -> DeviceInfo:
         crc=told["crc"],
         head=BLOB.unpack(told["head"]) if flags & LINK_RUNS else None,
         is_on_trial=bool(flags & LINK_ON_TRIAL),
+        has_waiting=bool(flags & LINK_WAITS),
         checks_key=bool(flags & LINK_CHECKS_KEY),
     )
 

@@ -137,7 +137,7 @@ LINK_HELLO, LINK_BEGIN, LINK_SKIP, LINK_WRITE, LINK_COPY, LINK_TRY, LINK_REBOOT 
 LINK_OWN = 0x40  # types from here on are the firmware's own
 LINK_ANSWER = 0x80  # the type of an answer is that of its request with this bit
 LINK_UNIT = 32  # transfers go on in multiples of it: one of every flash's program unit
-LINK_RUNS, LINK_ON_TRIAL, LINK_CHECKS_KEY, LINK_CHECKS_PRODUCT, LINK_CHECKS_BACKBONE = 1, 2, 4, 8, 16
+LINK_RUNS, LINK_ON_TRIAL, LINK_CHECKS_KEY, LINK_CHECKS_PRODUCT, LINK_CHECKS_BACKBONE, LINK_WAITS = 1, 2, 4, 8, 16, 32
 
 LINK_FRAME = Layout(
     "EDGE_LINK_FRAME",
@@ -185,7 +185,12 @@ LINK_INFO = Layout(
     "EDGE_LINK_INFO",
     (
         Field("protocol", "u8", "1"),
-        Field("flags", "u8", "1: a head runs; 2: on trial; the device checks 4: signature, 8: product, 16: backbone"),
+        Field(
+            "flags",
+            "u8",
+            "1: a head runs; 2: on trial; 32: another waits for the restart; checked are 4: signature, 8: product, "
+            "16: backbone",
+        ),
         Field("error", "u8", "`edge_error` of the last TRY, or what the firmware set"),
         Field("reserved", "u8", ""),
         Field("chunk", "u32", "the most bytes of data in a WRITE"),
@@ -226,4 +231,5 @@ ERRORS = (  # names and texts, by their numbers: the same on the device and here
     ("BUSY", "the head that runs is not confirmed yet"),
     ("REQUEST", "the request is not one that the device knows"),
     ("TRIAL", "the new head did not pass its trial"),
+    ("MANY", "the head has more classes than there is room for"),
 )

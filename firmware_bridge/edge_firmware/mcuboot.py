@@ -167,15 +167,18 @@ def _imgtool(*words: str) -> None:
     Raises:
         BundleError: it refuses.
     """
-    done = subprocess.run(  # noqa: S603 - no shell, and a module of this interpreter
-        [sys.executable, "-m", "imgtool.main", *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        start_new_session=True,  # so that it has no terminal to ask for a passphrase
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - no shell, and a module of this interpreter
+            [sys.executable, "-m", "imgtool.main", *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            start_new_session=True,  # so that it has no terminal to ask for a passphrase
+        )
+    except subprocess.TimeoutExpired:
+        raise BundleError(f"imgtool {words[0]}: expected an answer within {SECONDS:g} s; found none") from None
     if done.returncode:
         told = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
         raise BundleError(f"imgtool {words[0]}: {told[-1].removeprefix('Error: ')[:200]}")

@@ -37,7 +37,7 @@ class Pointer:
         record: which slot is confirmed, and whether the other is on trial.
         names: of the folders in both slots.
         replaced: the folder that was in the slot on trial, and comes back if the trial fails.
-        product: of the confirmed head; "" before there is one.
+        product: of the confirmed head; before there is one, it and the backbone are empty.
         backbone: likewise, sha256.
     """
 
@@ -178,9 +178,9 @@ class FolderSlots(Slots):
             BundleError: it is for another product or backbone, or its security counter is lower.
         """
         pointer = self.pointer
-        if pointer.product and head.product != pointer.product:
+        if pointer.backbone and head.product != pointer.product:
             raise BundleError(f"the head is for product {head.product!r}; expected {pointer.product!r}")
-        if pointer.product and head.backbone != pointer.backbone:
+        if pointer.backbone and head.backbone != pointer.backbone:
             found, wanted = (sha256.hex()[:16] for sha256 in (head.backbone, pointer.backbone))
             raise BundleError(f"the head is for backbone {found}; expected {wanted}; pack one of a state that has it")
         self._check_counter(head, self.record.counter)

@@ -95,6 +95,8 @@ def push(
     check_fits(blob, info, link.port.name)
     was_running = is_running(blob, info)
     state = "trial" if info.is_on_trial else "confirmed"
+    if was_running and info.has_waiting:
+        link.begin(len(blob), zlib.crc32(blob))  # the device ends the trial of what would run instead
     if not was_running:
         common = [] if base is None else common_ranges(blob, check_base(base, info, link.port.name))
         deliver(link, Plan(blob, info, common), on_progress)

@@ -67,6 +67,7 @@
 #define EDGE_LINK_CHECKS_KEY 0x4u
 #define EDGE_LINK_CHECKS_PRODUCT 0x8u
 #define EDGE_LINK_CHECKS_BACKBONE 0x10u
+#define EDGE_LINK_WAITS 0x20u
 
 #define EDGE_LINK_FRAME_AT_TYPE 0u
 #define EDGE_LINK_FRAME_AT_SEQUENCE 1u
@@ -148,7 +149,8 @@ extern "C" {
     X(E_STATE, "there is nothing to do that for") \
     X(E_BUSY, "the head that runs is not confirmed yet") \
     X(E_REQUEST, "the request is not one that the device knows") \
-    X(E_TRIAL, "the new head did not pass its trial")
+    X(E_TRIAL, "the new head did not pass its trial") \
+    X(E_MANY, "the head has more classes than there is room for")
 
 typedef enum edge_error {
 #define EDGE_ERROR_NAME(name, text) EDGE_##name,

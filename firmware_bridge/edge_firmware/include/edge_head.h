@@ -22,6 +22,7 @@ typedef struct edge_expected {
     const char *product;     /* its id; 0: of any */
     const uint8_t *backbone; /* sha256 of the backbone, 32 bytes; 0: of any */
     uint32_t dim;            /* features of a sample; 0: any */
+    uint32_t n_classes;      /* the most that there is room for in the caller's logits; 0: any, the caller looks */
     uint32_t counter;        /* the lowest security counter that is taken */
     edge_verify verify;      /* 0: signatures are not checked */
     const void *key;         /* what `verify` is given */
@@ -54,9 +55,8 @@ uint32_t edge_head_counter(const edge_head *head);
 const char *edge_head_name(const edge_head *head, uint32_t class_index);
 
 /* int8 rows. Features (D,) as an int8 backbone gives them, or as `edge_head_quantise` makes them of float32 ones; they
- * are overwritten. Logits (K,): compare `n_classes` with their room first, here and before a check of canaries.
- * EDGE_E_TYPE where the rows are float32. Compiled with EDGE_DSP, cores that have a DSP (Cortex-M4, M7, M33) use it: the
- * same logits, sooner. */
+ * are overwritten. Logits (K,). EDGE_E_TYPE where the rows are float32. Compiled with EDGE_DSP, cores that have a DSP
+ * (Cortex-M4, M7, M33) use it: the same logits, sooner. */
 edge_error edge_head_logits_i8(const edge_head *head, int8_t *features, float *logits);
 void edge_head_quantise(const edge_head *head, const float *features, int8_t *quantised);
 

@@ -14,7 +14,8 @@ extern "C" {
 #endif
 
 /* The flash. Callbacks give 0 when done; bits go from 1 to 0 by `program` and back by `erase` alone. Records are read
- * and programmed as whole 32 bytes, at multiples of 32: units of up to 32 bytes will do, and none is programmed twice. */
+ * and programmed as whole 32 bytes, at multiples of 32: units of up to 32 bytes will do. None is programmed twice,
+ * unless a cut came before the first of its bits was cleared. */
 typedef struct edge_flash {
     int (*read)(void *context, uint32_t address, void *bytes, uint32_t n_bytes);
     int (*erase)(void *context, uint32_t address); /* one sector */

@@ -111,6 +111,8 @@ edge_error edge_head_open(edge_head *head, const void *bytes, uint32_t n_bytes, 
         return EDGE_E_BACKBONE;
     if (expected->dim && expected->dim != head->dim)
         return EDGE_E_DIM;
+    if (expected->n_classes && expected->n_classes < head->n_classes)
+        return EDGE_E_MANY;
     if (edge_head_counter(head) < expected->counter)
         return EDGE_E_COUNTER;
     return expected->verify ? expected->verify(expected->key, blob, signed_bytes) : EDGE_OK;

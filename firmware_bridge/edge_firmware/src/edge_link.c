@@ -1,5 +1,7 @@
 #include "edge_link.h"
 
+#include "edge_inside.h"
+
 /* Two bytes before a frame put the data of a WRITE, which the flash is given, on a multiple of 8. */
 #define FRAME_AT 2u
 #define PAYLOAD_AT (FRAME_AT + EDGE_LINK_FRAME_SIZE)
@@ -8,11 +10,6 @@
 #define CRC_RESIDUE 0x2144DF1Cu /* the CRC-32 of any bytes and their CRC-32 */
 #define N_TOLD ((EDGE_LINK_INFO_AT_PRODUCT - EDGE_LINK_INFO_AT_CHUNK) / 4)
 #define BLOB_END (CRC_BYTES + EDGE_SIGNATURE_BYTES)
-
-static uint32_t get32(const uint8_t *bytes)
-{
-    return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
-}
 
 static void put32(uint8_t *bytes, uint32_t value)
 {
@@ -173,12 +170,14 @@ static void tell_info(edge_link *link)
                      (expected->backbone ? EDGE_LINK_CHECKS_BACKBONE : 0);
     fill(info, 0, EDGE_LINK_INFO_SIZE);
     if (is_running && !flash->read(flash->context, address, head, EDGE_BLOB_SIZE)) {
-        const uint32_t n_bytes = get32(head + EDGE_BLOB_AT_BYTES);
+        const uint32_t n_bytes = edge_get_u32(head + EDGE_BLOB_AT_BYTES);
         if (n_bytes >= BLOB_END && n_bytes <= flash->slot_bytes &&
             !flash->read(flash->context, address + n_bytes - BLOB_END, info, CRC_BYTES))
-            crc = get32(info);
+            crc = edge_get_u32(info);
         if (link->slots->record.active != link->running)
             flags |= EDGE_LINK_ON_TRIAL;
+        else if (link->slots->record.tries != EDGE_NO_TRIAL)
+            flags |= EDGE_LINK_WAITS;
     }
     info[EDGE_LINK_INFO_AT_PROTOCOL] = EDGE_LINK_PROTOCOL;
     info[EDGE_LINK_INFO_AT_FLAGS] = (uint8_t)flags;
@@ -215,7 +214,7 @@ static int is_request(uint32_t type, uint32_t n_payload)
 static edge_error obey(edge_link *link, uint32_t type, uint32_t n_payload, uint32_t *crc)
 {
     const uint8_t *payload = link->buffer + PAYLOAD_AT;
-    const uint32_t first = get32(payload), second = get32(payload + 4), third = get32(payload + 8);
+    const uint32_t first = edge_get_u32(payload), second = edge_get_u32(payload + 4), third = edge_get_u32(payload + 8);
     if (!is_request(type, n_payload))
         return EDGE_E_REQUEST;
     if (type == EDGE_LINK_BEGIN)
