@@ -65,3 +65,13 @@ class LinkError(EdgeClError, ConnectionError):
 
 class DeviceError(EdgeClError, RuntimeError):
     """The device that was asked for is not there, failed, or has too little memory."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, cut short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def reason_of(error: Exception) -> str:
+    """Return what the system says of a file or a device, without its name; of other exceptions the first line."""
+    return getattr(error, "strerror", None) or first_line(error)

@@ -12,8 +12,7 @@ import numpy as np
 
 from edge_cl.answering import answer, check_top
 from edge_cl.backbones import Extraction, Progress
-from edge_cl.backbones.session import first_line
-from edge_cl.errors import EdgeClError, ExportError, InputError
+from edge_cl.errors import EdgeClError, ExportError, InputError, first_line
 from edge_cl.inputs import Samples, check_samples, sized
 from edge_cl.reports import Predictions, check_none_skipped
 from edge_cl.served import Served, as_served, open_source

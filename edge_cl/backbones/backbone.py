@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edge_cl.backbones.images import UnreadableImageError, read_image
 from edge_cl.backbones.preprocessing import Preprocessing
-from edge_cl.backbones.session import first_line, is_on_gpu, is_out_of_memory, open_session
-from edge_cl.errors import BackboneError, InputError, SessionError
+from edge_cl.backbones.session import is_on_gpu, is_out_of_memory, open_session
+from edge_cl.errors import BackboneError, InputError, SessionError, first_line
 
 BATCH = 8  # images at a time: no slower than 32 on a CPU, and MobileNetV2 stays below 200 MiB resident
 

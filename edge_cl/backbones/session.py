@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_cl.backbones import cache
-from edge_cl.errors import MissingPackageError, SessionError
+from edge_cl.errors import MissingPackageError, SessionError, first_line
 
 CUDA = "CUDAExecutionProvider"
 # TF32 would leave 10 bits of each factor, and features that differ from a CPU's in the third digit
@@ -108,8 +108,3 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(
         words in text for words in ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation")
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's text, cut short."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -20,8 +20,10 @@ def command(folder: str, ends: str | None, as_json: bool) -> None:
     from edge_firmware import deployment
     from edge_firmware.listing import list_slots
 
-    if ends is not None:
-        {"confirm": deployment.confirm, "reject": deployment.reject}[ends](folder)
+    if ends == "confirm":
+        deployment.confirm(folder)
+    elif ends == "reject":
+        deployment.reject(folder)
     found = [asdict(line) for line in list_slots(folder)]
     if as_json:
         show_json(found)

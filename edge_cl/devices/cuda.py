@@ -11,7 +11,7 @@ import numpy as np
 from edge_kernels.arrays import Bools, Floats, Ints
 
 from edge_cl.devices.host import Device
-from edge_cl.errors import DeviceError, MissingPackageError
+from edge_cl.errors import DeviceError, MissingPackageError, first_line
 
 
 class CudaDevice(Device):
@@ -65,11 +65,11 @@ class CudaDevice(Device):
             with self._device, self._torch.no_grad(), exact_products():
                 yield
         except self.out_of_memory as error:
-            raise DeviceError(f"device cuda: out of memory: {_first_line(error)}; use device cpu") from error
+            raise DeviceError(f"device cuda: out of memory: {first_line(error)}; use device cpu") from error
         except Exception as error:
             if not _is_cuda(error):
                 raise
-            raise DeviceError(f"device cuda: {_first_line(error)}; use device cpu") from error
+            raise DeviceError(f"device cuda: {first_line(error)}; use device cpu") from error
 
     @property
     def out_of_memory(self) -> type[BaseException]:
@@ -106,7 +106,7 @@ def open_cuda() -> CudaDevice:
     try:
         cuda.current_context()
     except Exception as error:  # whatever the driver, or numba's search for its libraries, trips over
-        raise DeviceError(f"device cuda: numba cannot use the GPU: {_first_line(error)}; use device cpu") from error
+        raise DeviceError(f"device cuda: numba cannot use the GPU: {first_line(error)}; use device cpu") from error
     return CudaDevice("cuda")
 
 
@@ -114,7 +114,3 @@ def _is_cuda(error: Exception) -> bool:
     return type(error).__module__.startswith(("numba.cuda", "cuda.")) or (
         isinstance(error, RuntimeError) and "cuda" in str(error).lower()
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

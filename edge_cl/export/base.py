@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 from edge_cl.backbones import Backbone
 from edge_cl.backbones.backbone import BATCH
 from edge_cl.backbones.cut import FEATURES, IR_VERSION, OPSET, PIXELS, opset_of, read_by, rename_tensors
-from edge_cl.backbones.session import first_line, open_session
-from edge_cl.errors import ExportError, SessionError
+from edge_cl.backbones.session import open_session
+from edge_cl.errors import ExportError, SessionError, first_line
 from edge_cl.export.chain import PREFIX
 from edge_cl.export.options import IMAGE_OPSET, Options
 from edge_cl.export.preprocess import IMAGE

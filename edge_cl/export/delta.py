@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edge_cl.backbones.cut import IR_VERSION, OPSET
-from edge_cl.backbones.session import first_line, open_session
-from edge_cl.errors import ExportError
+from edge_cl.backbones.session import open_session
+from edge_cl.errors import ExportError, first_line
 from edge_cl.export.build import TYPES, set_metadata
 from edge_cl.export.read import FORM, Export, as_export, check_metadata, load_onnx, metadata_of
 from edge_cl.export.tensors import Tensors, digest_of

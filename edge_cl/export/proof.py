@@ -10,8 +10,7 @@ from edge_kernels.arrays import Floats
 
 from edge_cl.backbones import UnreadableImageError, read_rgb
 from edge_cl.backbones.cut import FEATURES, PIXELS
-from edge_cl.backbones.session import first_line
-from edge_cl.errors import ExportError, InputError, SessionError
+from edge_cl.errors import ExportError, InputError, SessionError, first_line
 from edge_cl.export.base import open_base
 from edge_cl.export.cam import CAM, bias_of_best
 from edge_cl.export.graph import LOGITS, PROBABILITIES, TOP, VALUES

@@ -22,8 +22,8 @@ from edge_kernels.arrays import Floats
 from numpy.typing import NDArray
 
 from edge_cl.backbones.cut import FEATURES, PIXELS
-from edge_cl.backbones.session import first_line, halve, open_session
-from edge_cl.errors import EdgeClError, ExportError, InputError, SessionError
+from edge_cl.backbones.session import halve, open_session
+from edge_cl.errors import EdgeClError, ExportError, InputError, SessionError, first_line
 from edge_cl.export.rounding import WEIGHTED, InputMeans, correct_biases, ranges_of
 
 LARGEST = 127  # -128 would make the range lopsided, and some kernels negate

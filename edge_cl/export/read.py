@@ -12,8 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edge_cl.backbones.session import first_line
-from edge_cl.errors import ExportError, InputError
+from edge_cl.errors import ExportError, InputError, first_line
 from edge_cl.export.build import set_metadata
 from edge_cl.export.graph import TABLE
 from edge_cl.export.metadata import CHECKSUM, FORMAT

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_cl.backbones import BackboneInfo
 from edge_cl.backbones.cache import sha256_of
-from edge_cl.errors import ExportError
+from edge_cl.errors import ExportError, reason_of
 from edge_cl.export.read import load_onnx, metadata_of
 from edge_cl.files import write_whole
 
@@ -26,7 +26,7 @@ def check_target(path: Path, info: BackboneInfo | None) -> None:
             raise ExportError(f"{path}: cannot be written: there is no folder {path.parent}; make it first")
         what = _found_at(path, info)
     except (OSError, ValueError) as error:  # a name that is too long, or has a zero in it
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise ExportError(f"{str(path)[:80]!r}: cannot be written: {reason}") from None
     if what:
         raise ExportError(f"{path}: is {what}; choose another name, such as NAME.onnx")
@@ -41,7 +41,7 @@ def write_target(path: Path, data: bytes) -> None:
     try:
         write_whole(path.resolve(), data)  # a link goes on leading there
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise ExportError(f"{path}: cannot be written: {reason}; an older file was left as it is") from None
 
 

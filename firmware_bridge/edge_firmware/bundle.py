@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edge_cl.errors import BundleError
+from edge_cl.errors import BundleError, reason_of
 from edge_cl.files import write_whole
 from edge_firmware.blob import Blob, read_blob, signed_message
 from edge_firmware.cbor import decode, encode
@@ -108,7 +108,7 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle, key: SigningKey) 
     try:
         write_whole(Path(path), data)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise BundleError(f"{path}: cannot be written: {reason}; an older file was left as it is") from None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from edge_cl.errors import BundleError, MissingPackageError
+from edge_cl.errors import BundleError, MissingPackageError, first_line
 
 DEEPEST = 4
 MOST_ITEMS = 1 << 17  # the names of 65,535 classes, and canaries
@@ -48,7 +48,7 @@ def decode(data: bytes, tag: int | None = None) -> Any:
         value = cbor2.loads(data[start:])
         again = encode(value)
     except Exception as error:  # texts that are no UTF-8, maps in maps as keys: whatever cbor2 raises
-        raise BundleError(f"damaged: {(str(error).strip() or type(error).__name__).splitlines()[0][:100]}") from None
+        raise BundleError(f"damaged: {first_line(error)}") from None
     if again != data[start:]:
         raise BundleError("damaged: its CBOR is not deterministic")
     return value

@@ -233,3 +233,4 @@ ERRORS = (  # names and texts, by their numbers: the same on the device and here
     ("TRIAL", "the new head did not pass its trial"),
     ("MANY", "the head has more classes than there is room for"),
 )
+NUMBERS = {name: number for number, (name, _) in enumerate(ERRORS)}

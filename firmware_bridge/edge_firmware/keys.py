@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edge_cl.errors import BundleError, MissingPackageError
+from edge_cl.errors import BundleError, MissingPackageError, first_line, reason_of
 from edge_cl.files import move_new, sync_folder, write_whole
 
 KEY_ID_BYTES, POINT_BYTES = 8, 32
@@ -61,7 +61,7 @@ class PublicKey:
         try:
             loaded = _serialization().load_pem_public_key(data)
         except Exception as error:  # ValueError, and those of cryptography's own
-            raise BundleError(f"{path}: expected a public key in PEM; found none: {_line(error)}") from None
+            raise BundleError(f"{path}: expected a public key in PEM; found none: {first_line(error)}") from None
         if not isinstance(loaded, _ed25519().Ed25519PublicKey):
             raise BundleError(
                 f"{path}: expected an Ed25519 key; found {_kind(loaded)}; make one: edge-cl keygen key.pem"
@@ -230,7 +230,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         with Path(path).open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise BundleError(f"{path}: expected a key in PEM: {reason}; make one: edge-cl keygen key.pem") from None
     if b"-----BEGIN " not in data or len(data) > MOST_BYTES:
         raise BundleError(f"{path}: expected a key in PEM; found none; make one: edge-cl keygen key.pem")
@@ -251,7 +251,7 @@ def _load_private(path: str | os.PathLike[str], data: bytes) -> Any:
             "plain.pem"
         ) from None
     except Exception as error:  # ValueError, and those of cryptography's own
-        raise BundleError(f"{path}: expected a private key in PEM; found none: {_line(error)}") from None
+        raise BundleError(f"{path}: expected a private key in PEM; found none: {first_line(error)}") from None
     if not isinstance(loaded, _ed25519().Ed25519PrivateKey):
         raise BundleError(f"{path}: expected an Ed25519 key; found {_kind(loaded)}; make one: edge-cl keygen key.pem")
     return loaded
@@ -264,10 +264,6 @@ def _point_of(public: Any) -> bytes:
 
 def _kind(loaded: Any) -> str:
     return type(loaded).__name__.lstrip("_").replace("PublicKey", "").replace("PrivateKey", "") + " key"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:100]
 
 
 def _c_bytes(data: bytes) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from edge_kernels.arrays import Floats
 
 from edge_cl.backbones.cut import FEATURES
-from edge_cl.backbones.session import first_line, open_session
-from edge_cl.errors import BundleError, MissingPackageError
+from edge_cl.backbones.session import open_session
+from edge_cl.errors import BundleError, MissingPackageError, first_line
 from edge_cl.export.base import features_base
 from edge_cl.export.build import build, set_metadata
 from edge_cl.export.graph import LOGITS

@@ -18,14 +18,13 @@ from edge_cl.files import write_whole
 from edge_firmware.blob import Blob
 from edge_firmware.bundle import read_bundle
 from edge_firmware.keys import PublicKey
-from edge_firmware.records import Record
+from edge_firmware.records import WORD, Record
 from edge_firmware.slots import Slots
 from edge_firmware.versions import BUNDLE, NAME, check_version, list_versions
 
 POINTER, VERSIONS = "pointer.json", "versions"
 FORMAT = 1
 MOST_BYTES = 1 << 16
-WORD = 1 << 32
 Names = tuple[str | None, str | None]
 
 

@@ -9,7 +9,7 @@ import socket
 import time
 from typing import Any, Protocol
 
-from edge_cl.errors import LinkError, MissingPackageError
+from edge_cl.errors import LinkError, MissingPackageError, reason_of
 
 BAUD = 115_200
 MOST_READ = 65_536
@@ -173,5 +173,4 @@ def _why(error: Exception) -> str:
     number = getattr(error, "errno", None)
     if number in {errno.EAGAIN, errno.EBUSY}:
         return "another program uses it"
-    text = os.strerror(number) if number is not None and number > 0 else getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0] if text else type(error).__name__
+    return os.strerror(number) if number is not None and number > 0 else reason_of(error)

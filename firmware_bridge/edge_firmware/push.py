@@ -14,13 +14,13 @@ from edge_firmware.delta import common_ranges
 from edge_firmware.device_info import DeviceInfo, error_text
 from edge_firmware.formats import (
     BLOB,
-    ERRORS,
     LINK_COPY,
     LINK_MARK,
     LINK_REBOOT,
     LINK_SKIP,
     LINK_TRY,
     LINK_WRITE,
+    NUMBERS,
     SIGNATURE_BYTES,
 )
 from edge_firmware.link import Link
@@ -34,7 +34,7 @@ BACK_SECONDS = 30.0
 PAUSE_SECONDS = 0.2
 MOST_REBOOTS = 50
 MOST_LOSSES = 8
-OK, STATE, REQUEST = ([name for name, _ in ERRORS].index(name) for name in ("OK", "STATE", "REQUEST"))
+OK, STATE, REQUEST = (NUMBERS[name] for name in ("OK", "STATE", "REQUEST"))
 
 
 @dataclass(frozen=True)

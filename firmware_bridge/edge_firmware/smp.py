@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_cl.errors import BundleError, InputError, LinkError, MissingPackageError
+from edge_cl.errors import BundleError, InputError, LinkError, MissingPackageError, first_line, reason_of
 from edge_firmware.blob import Blob, read_blob, signed_message
 from edge_firmware.bundle import MOST_BYTES, check_key, read_bundle
 from edge_firmware.formats import SIGNATURE_BYTES
@@ -83,7 +83,7 @@ def push_smp(
     except (TimeoutError, asyncio.TimeoutError):
         raise LinkError(f"{where}: no answer; is the device on, and mcumgr in its firmware?") from None
     except (OSError, smpclient.exceptions.SMPClientException) as error:
-        raise LinkError(f"{where}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
+        raise LinkError(f"{where}: {first_line(error)}") from None
 
 
 class _Upload:
@@ -149,7 +149,7 @@ def read_upload(path: str | os.PathLike[str], key: PublicKey | None = None) -> t
         with Path(path).open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise BundleError(f"{path}: expected a bundle or an image for MCUboot: {reason}") from None
     if len(data) > MOST_BYTES:
         raise BundleError(f"{path}: expected at most {MOST_BYTES} bytes; found more")

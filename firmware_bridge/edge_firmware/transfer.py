@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from edge_cl.errors import LinkError
 from edge_firmware.device_info import error_text
-from edge_firmware.formats import ERRORS, LINK_ANSWER, LINK_SECTOR, LINK_SKIP
+from edge_firmware.formats import LINK_ANSWER, LINK_SECTOR, LINK_SKIP, NUMBERS
 from edge_firmware.link import NOISE_PATIENCE, Ack, Link, unpack_ack
 from edge_firmware.plan import Plan, Request
 
-NO_TRANSFER = [name for name, _ in ERRORS].index("STATE")
+NO_TRANSFER = NUMBERS["STATE"]
 MOST_REQUESTS = 64  # under way at once: sequences are told apart by 8 bits
 MOST_QUERIES = 16
 SILENCES = 3  # in a row, after which the device is asked where it stands
