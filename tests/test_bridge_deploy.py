@@ -223,6 +223,17 @@ def test_a_head_that_was_never_started_is_not_confirmed_for_another(root: Path, 
         confirm(root, started)
     assert states(root) == [(7, "active", None), (9, "trial", 3)]
     assert version_of(confirm(root, current(root))) == 9
+    assert version_of(confirm(root, current(root))) == 9  # at each start, of a head that was confirmed long ago
+    with pytest.raises(SlotError, match="no head is on trial there"):
+        confirm(root, started)
+
+
+def test_a_head_that_runs_already_is_checked_again(root: Path, bundle: Make) -> None:
+    report = deploy(bundle(7), root, check=["test", "-d"])
+    assert (report.state, report.was_running) == ("active", True)
+    with pytest.raises(SlotError, match="check false: expected exit status 0; found 1"):
+        deploy(bundle(7), root, check=["false"])
+    assert states(root) == [(7, "active", None)]
 
 
 def test_a_first_head_whose_canaries_fail_leaves_no_folder(tmp_path: Path, bundle: Make) -> None:

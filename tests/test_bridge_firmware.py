@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edge_firmware.bundle import Bundle, sign_blob, write_bundle
-from edge_firmware.formats import ERRORS
+from edge_firmware.device_info import error_text
+from edge_firmware.formats import ERRORS, NUMBERS
 from edge_firmware.keys import SigningKey
 from edge_firmware.push import push
 
@@ -117,16 +118,16 @@ def test_a_head_that_is_not_for_the_device_is_refused_and_changes_nothing(one: P
         "CANARY": signer.sign(replace(new, answers=(new.answers + 1) % N_CLASSES)),
         "CRC": signer.sign(new)[:-100] + b"\0" + signer.sign(new)[-99:],
         "TYPE": signer.sign(signer.head(2, n_classes=1, is_int8=False)),
-        "ROOM": signer.sign(signer.head(2, n_classes=MOST_CLASSES + 1)),
+        "MANY": signer.sign(signer.head(2, n_classes=MOST_CLASSES + 1)),
     }
     with one.boot() as device:
         before = device.state()
     kept = one.kept()
     with one.boot() as device:
         for name, blob in refused.items():
-            assert device.refusal(blob) == dict(ERRORS)[name]
+            assert device.refusal(blob) == error_text(NUMBERS[name])
             assert device.state()[:3] == before[:3]
-        assert device.refusal(bytes(0x40004)) == dict(ERRORS)["ROOM"]
+        assert device.refusal(bytes(0x40004)) == error_text(NUMBERS["ROOM"])
         check_answers(device, old, 1)
     assert one.kept() == kept
     with one.boot() as device:
@@ -173,7 +174,7 @@ def test_a_device_without_a_head_takes_one(one: Product, signer: Signer) -> None
     one.make(b"")
     with one.boot() as device:
         assert device.link.hello().head is None
-        assert device.link.ask(CLASSIFY)[0] == [name for name, _ in ERRORS].index("EMPTY")
+        assert device.link.ask(CLASSIFY)[0] == NUMBERS["EMPTY"]
         assert device.push(signer.sign(new)).version == 1
         check_answers(device, new, 1)
 

@@ -29,7 +29,9 @@ def command(bundle: str, folder: str, *, check: str | None, as_json: bool, **opt
 
     from edge_firmware.deployment import deploy
 
-    report = deploy(bundle, folder, check=_words(check or ""), **options)
+    report = deploy(bundle, folder, check=[] if check is None else _words(check), **options)
+    if report.was_running:
+        note("it runs there already; " + ("there is no trial of it" if options["tries"] else "nothing was changed"))
     if report.state == "trial":
         note(f"on trial for {options['tries']} starts of the app, till it calls edge_firmware.confirm({folder!r})")
     facts = asdict(report)
@@ -43,11 +45,14 @@ def _words(text: str) -> list[str]:
     """Return a command's words, as a shell takes them apart; nothing else of it is a shell's.
 
     Raises:
-        BadParameter: a quote is left open.
+        BadParameter: a quote is left open, or there is none.
     """
     import shlex
 
     try:
-        return shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise click.BadParameter(f"{error}: {text!r}", param_hint="--check") from None
+    if not words:
+        raise click.BadParameter("expected a command; found none", param_hint="--check")
+    return words

@@ -23,14 +23,22 @@ def show_json(value: Any) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table on stdout; numbers stand right, and nothing is cut off."""
+    """Print a table on stdout; numbers stand right, and nothing is cut off.
+
+    A single row that the terminal has no room for is shown as lines, one for each column.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left")
+    rows = list(rows)
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
     filled = [[_cell(value) for value in row] for row in rows]
     kinds = [all(isinstance(value, str) for value in column) for column in zip(*rows, strict=True)] if rows else []
+    table = Table(title=Text(title) if title else None, title_justify="left")
+    if len(rows) == 1 and sum(3 + max(map(len, pair)) for pair in zip(columns, filled[0], strict=True)) > console.width:
+        table.show_header = False
+        filled, columns, kinds = [list(pair) for pair in zip(columns, filled[0], strict=True)], ("", ""), [True, True]
     for number, column in enumerate(columns):
         is_text = kinds[number] if number < len(kinds) else True
         width = 0 if is_text else max(len(row[number]) for row in filled)  # a number is never broken
@@ -39,7 +47,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
         table.add_row(*(Text(cell) for cell in row))
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160).print(table)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

@@ -11,6 +11,7 @@ import click
 
 from edge_cl.cli.options import AnyPath, json_option
 from edge_cl.cli.output import progress, show_json, show_table
+from edge_cl.errors import LinkError
 
 if TYPE_CHECKING:
     from edge_firmware.keys import PublicKey
@@ -38,13 +39,27 @@ def command(bundle: str, port: str | None, tcp: str | None, smp: str | None, as_
     from edge_firmware.keys import PublicKey
 
     key = None if options["key"] is None else PublicKey.open(options["key"])
-    facts = _push_smp(bundle, smp, key, options) if smp is not None else _push(bundle, port, tcp, key, options)
+    with _told_when_interrupted():
+        facts = _push_smp(bundle, smp, key, options) if smp is not None else _push(bundle, port, tcp, key, options)
     if as_json:
         show_json(facts)
         return
     if facts.pop("was_running", False):
         facts["state"] = "ran before"
     show_table("", list(facts), [list(facts.values())])
+
+
+@contextmanager
+def _told_when_interrupted() -> Iterator[None]:
+    """Say what an interruption means here.
+
+    Raises:
+        LinkError: the user interrupts.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise LinkError("interrupted; push again, and it goes on where it stopped") from None
 
 
 def _check_places(port: str | None, tcp: str | None, smp: str | None, options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from edge_cl.cli.output import note, show_json, show_table
 @click.option("--reject", "ends", flag_value="reject", help="End the trial; what ran before runs on.")
 @json_option
 def command(folder: str, ends: str | None, as_json: bool) -> None:
-    """Show the heads that are deployed in DIR, the one that runs first."""
+    """Show the heads that are deployed in DIR, the confirmed one first."""
     from dataclasses import asdict
 
     from edge_firmware import deployment
@@ -33,4 +33,4 @@ def command(folder: str, ends: str | None, as_json: bool) -> None:
     show_table("", columns, rows)
     for line in found:
         if line["problem"]:
-            note(line["problem"])
+            note(f"{line['name']}: {line['problem']}")

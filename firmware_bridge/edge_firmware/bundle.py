@@ -143,7 +143,13 @@ def read_bundle(path: str | os.PathLike[str], key: PublicKey | None = None) -> B
     try:
         return from_bytes(data, key)
     except BundleError as error:
-        raise BundleError(f"{path}: {error}") from None
+        raise BundleError(at_path(path, error)) from None
+
+
+def at_path(path: str | os.PathLike[str], error: BundleError) -> str:
+    """Return what is wrong with a bundle's bytes, the path that they came from, and what to do."""
+    what_next = "" if "; " in str(error) else "; copy it again, or pack it anew"
+    return f"{path}: {error}{what_next}"
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -156,7 +162,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         with Path(path).open("rb") as file:
             return file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: expected a bundle: {getattr(error, 'strerror', None) or error}") from None
+        raise BundleError(f"{path}: expected a bundle: {reason_of(error)}; edge-cl pack makes one") from None
 
 
 def from_bytes(data: bytes, key: PublicKey | None = None) -> Bundle:
@@ -194,7 +200,7 @@ def check_key(found: bytes, key: PublicKey) -> None:
     """
     if found != key.key_id:
         ids = f"expected {key.key_id.hex()}; found {found.hex()}"
-        raise BundleError(f"signed with another key: {ids}; pass the public half of the one that signed it")
+        raise BundleError(f"signed with another key: {ids}; pack it with the key that is expected")
 
 
 def _open_message(message: Any) -> tuple[bytes, bytes, bytes, bytes]:

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_cl.errors import BundleError, EdgeClError, SlotError
+from edge_cl.errors import BundleError, EdgeClError, SlotError, reason_of
 from edge_cl.files import sync_folder, write_whole
-from edge_firmware.bundle import Bundle, from_bytes, read_bytes
+from edge_firmware.bundle import Bundle, at_path, from_bytes, read_bytes
 from edge_firmware.keys import PublicKey
 from edge_firmware.locks import alone
 from edge_firmware.pointer import POINTER, VERSIONS, FolderSlots, read_pointer
@@ -43,6 +43,7 @@ class DeployReport:
         counter: its security counter.
         n_classes: K.
         before: folder of the head that ran before; None: there was none, or it is the same.
+        was_running: whether it is the same.
     """
 
     path: str
@@ -51,6 +52,7 @@ class DeployReport:
     counter: int
     n_classes: int
     before: str | None
+    was_running: bool
 
 
 def deploy(
@@ -139,14 +141,19 @@ def confirm(folder: str | os.PathLike[str], started: str | os.PathLike[str] | No
     Args:
         folder: that heads are deployed to.
         started: what `current` gave to the app, which no head that was deployed since then may stand in for; None: it
-            is left to the caller that the head on trial is the one that proved itself.
+            is left to the caller that the head on trial is the one that proved itself. An app may confirm what it
+            started at each start: that of a head which is confirmed changes nothing.
 
     Raises:
         SlotError: none is on trial, or another one than was started; or the folder cannot be written.
         BundleError: it does not pass any more.
     """
-    with _trial(Path(folder)) as slots:
-        trial = slots.record.spare
+    with _slots_of(Path(folder)) as slots:
+        active, trial = slots.record.active, slots.record.spare
+        confirmed = None if active is None or slots.record.tries is not None else slots.path(active)
+        if confirmed is not None and started is not None and Path(started).name == confirmed.name:
+            return confirmed
+        _check_trial(slots)
         if started is not None and Path(started).name != slots.name(trial):
             raise SlotError(
                 f"{folder}: {slots.name(trial)} is on trial there, not {Path(started).name}; start it first"
@@ -164,7 +171,8 @@ def reject(folder: str | os.PathLike[str]) -> None:
     Raises:
         SlotError: none is on trial, or the folder cannot be written.
     """
-    with _trial(Path(folder)) as slots:
+    with _slots_of(Path(folder)) as slots:
+        _check_trial(slots)
         slots.reject()
         _clean(slots)
 
@@ -184,7 +192,9 @@ def _install(slots: FolderSlots, data: bytes, check: tuple[Sequence[str], float]
             _clean(slots)
         if not slots.passes(active):
             write_version(slots.folder / VERSIONS, data)  # it was damaged
-        return _report(slots, "active", active, None)
+        if check[0]:
+            _run(check[0], slots.path(active), check[1])
+        return _report(slots, "active", active, None, was_running=True)
     name = write_version(slots.folder / VERSIONS, data)
     slots.put(name)
     try:
@@ -225,7 +235,7 @@ def _run(command: Sequence[str], folder: Path, seconds: float) -> None:
             [*command, str(folder)], stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
         )
     except (OSError, ValueError) as error:
-        raise SlotError(f"{shown}: cannot be run: {error}; what ran before runs on") from None
+        raise SlotError(f"{shown}: cannot be run: {reason_of(error)}; what ran before runs on") from None
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -238,10 +248,12 @@ def _run(command: Sequence[str], folder: Path, seconds: float) -> None:
         raise SlotError(f"{shown}: expected exit status 0; found {status}; what ran before runs on")
 
 
-def _report(slots: FolderSlots, state: str, slot: int, before: Path | None) -> DeployReport:
+def _report(
+    slots: FolderSlots, state: str, slot: int, before: Path | None, *, was_running: bool = False
+) -> DeployReport:
     head = slots.head(slot)
     told = None if before is None else str(before)
-    return DeployReport(str(slots.path(slot)), state, head.version, head.counter, len(head.classes), told)
+    return DeployReport(str(slots.path(slot)), state, head.version, head.counter, len(head.classes), told, was_running)
 
 
 def _clean(slots: FolderSlots) -> None:
@@ -260,7 +272,7 @@ def _verified(path: str | os.PathLike[str], data: bytes, key: PublicKey) -> Bund
     try:
         return from_bytes(data, key)
     except BundleError as error:
-        raise BundleError(f"{path}: {error}") from None
+        raise BundleError(at_path(path, error)) from None
 
 
 def _key_of(folder: Path, given: PublicKey | None) -> PublicKey:
@@ -308,17 +320,24 @@ def _reason(slots: FolderSlots) -> str:
 
 
 @contextlib.contextmanager
-def _trial(folder: Path) -> Iterator[FolderSlots]:
-    """Give the slots of a folder in which a head is on trial.
+def _slots_of(folder: Path) -> Iterator[FolderSlots]:
+    """Give the slots of a folder.
 
     Raises:
-        SlotError: none is, or another process is deploying.
+        SlotError: another process is deploying there.
     """
     key = pinned_key(folder)
     with alone(folder, PATIENCE_SECONDS) as is_alone:
         if not is_alone:
             raise SlotError(f"{folder}: another process is deploying there; wait until it is done")
-        slots = FolderSlots(folder, key)
-        if slots.record.tries is None:
-            raise SlotError(f"{folder}: no head is on trial there; see edge-cl slots {folder}")
-        yield slots
+        yield FolderSlots(folder, key)
+
+
+def _check_trial(slots: FolderSlots) -> None:
+    """Refuse to end a trial where there is none.
+
+    Raises:
+        SlotError: there is none.
+    """
+    if slots.record.tries is None:
+        raise SlotError(f"{slots.folder}: no head is on trial there; see edge-cl slots {slots.folder}")

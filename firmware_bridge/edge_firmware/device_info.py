@@ -20,6 +20,14 @@ from edge_firmware.formats import (
     LINK_WAITS,
 )
 
+NEXT = {
+    "TYPE": "pack it with the rows that the firmware computes: with --float32, or without",
+    "MANY": "forget some classes, or give the firmware room for more",
+    "KEY": "pack it with the device's key",
+    "SIGNATURE": "pack it with the device's key",
+    "BUSY": "push again when it is",
+}
+
 
 @dataclass(frozen=True)
 class DeviceInfo:
@@ -100,8 +108,11 @@ def unpack_info(payload: bytes, where: str) -> DeviceInfo:
 
 
 def error_text(number: int) -> str:
-    """Return the words of a device's error."""
-    return ERRORS[number][1] if number < len(ERRORS) else f"error {number}, which this edge_cl does not know"
+    """Return the words of a device's error, and what to do where that is not plain."""
+    if number >= len(ERRORS):
+        return f"error {number}, which this edge_cl does not know; update it"
+    name, text = ERRORS[number]
+    return f"{text}; {NEXT[name]}" if name in NEXT else text
 
 
 def _text(padded: bytes) -> str:

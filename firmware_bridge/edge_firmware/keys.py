@@ -55,11 +55,11 @@ class PublicKey:
         Raises:
             BundleError: there is no such key.
         """
-        data = _read(path)
+        data, parts = _read(path), _serialization()
         if b"PRIVATE KEY-----" in data:
             return cls(_point_of(_load_private(path, data).public_key()))
         try:
-            loaded = _serialization().load_pem_public_key(data)
+            loaded = parts.load_pem_public_key(data)
         except Exception as error:  # ValueError, and those of cryptography's own
             raise BundleError(f"{path}: expected a public key in PEM; found none: {first_line(error)}") from None
         if not isinstance(loaded, _ed25519().Ed25519PublicKey):
@@ -84,7 +84,9 @@ class PublicKey:
         try:
             _ed25519().Ed25519PublicKey.from_public_bytes(self.point).verify(signature, message)
         except (InvalidSignature, ValueError):  # the bytes may be no point
-            raise BundleError("the signature does not match") from None
+            raise BundleError(
+                "the signature does not match: it was changed after it was signed; copy or pack it again"
+            ) from None
 
     def to_pem(self) -> bytes:
         """Return the bytes of a PEM file."""
@@ -243,8 +245,9 @@ def _load_private(path: str | os.PathLike[str], data: bytes) -> Any:
     Raises:
         BundleError: there is none, or it is of another kind, or encrypted.
     """
+    parts = _serialization()
     try:
-        loaded = _serialization().load_pem_private_key(data, password=None)
+        loaded = parts.load_pem_private_key(data, password=None)
     except TypeError:
         raise BundleError(
             f"{path}: expected a key without a passphrase; found an encrypted one; type: openssl pkey -in {path} -out "

@@ -8,6 +8,7 @@ record: then the two best folders whose signatures hold are the slots.
 from __future__ import annotations
 
 import json
+import shlex
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -178,7 +179,10 @@ class FolderSlots(Slots):
         """
         pointer = self.pointer
         if pointer.backbone and head.product != pointer.product:
-            raise BundleError(f"the head is for product {head.product!r}; expected {pointer.product!r}")
+            raise BundleError(
+                f"the head is for product {head.product!r}; expected {pointer.product!r}; "
+                f"pack it with --product {shlex.quote(pointer.product)}"
+            )
         if pointer.backbone and head.backbone != pointer.backbone:
             found, wanted = (sha256.hex()[:16] for sha256 in (head.backbone, pointer.backbone))
             raise BundleError(f"the head is for backbone {found}; expected {wanted}; pack one of a state that has it")
@@ -186,7 +190,9 @@ class FolderSlots(Slots):
 
     def _check_counter(self, head: Blob, least: int) -> None:
         if head.counter < least:
-            raise BundleError(f"the security counter is {head.counter}; expected at least {least}; pack with --counter")
+            raise BundleError(
+                f"the security counter is {head.counter}; expected at least {least}; pack with --counter {least}"
+            )
 
     def _check(self, slot: int, counter: int) -> None:
         name = self.name(slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import zlib
 from collections.abc import Callable
@@ -155,14 +156,19 @@ def check_fits(blob: bytes, info: DeviceInfo, where: str) -> None:
     """
     head = read_blob(blob)
     if info.product is not None and head.product != info.product:
-        raise BundleError(f"{where}: takes heads for product {info.product!r}; this one is for {head.product!r}")
+        raise BundleError(
+            f"{where}: takes heads for product {info.product!r}; this one is for {head.product!r}; "
+            f"pack it with --product {shlex.quote(info.product)}"
+        )
     if info.backbone is not None and head.backbone != info.backbone:
         raise BundleError(
             f"{where}: computes with backbone {info.backbone.hex()[:8]}…; this head was learnt on "
             f"{head.backbone.hex()[:8]}…; pack one that was learnt on the device's"
         )
     if info.dim and head.dim != info.dim:
-        raise BundleError(f"{where}: computes {info.dim} features; this head takes {head.dim}")
+        raise BundleError(
+            f"{where}: computes {info.dim} features; this head takes {head.dim}; pack one learnt from its features"
+        )
     if head.counter < info.counter:
         raise BundleError(
             f"{where}: takes security counters from {info.counter} on; this head has {head.counter}; "

@@ -176,6 +176,7 @@ def _transport(where: str, baud: int) -> tuple[Any, str]:
     Raises:
         InputError: it is none.
         MissingPackageError: pyserial is not installed.
+        LinkError: there is no such port.
     """
     kind, _, address = where.partition(":")
     if kind == "udp" and address:
@@ -197,6 +198,8 @@ def _transport(where: str, baud: int) -> tuple[Any, str]:
             raise MissingPackageError(
                 "SMP over a serial port needs pyserial, which is not installed: pip install 'edge_cl[smp]'"
             ) from None
+        if not os.path.exists(address):
+            raise LinkError(f"{where}: there is no such port; is the device plugged in?")
         return SMPSerialTransport(baudrate=baud), address
     raise InputError(f"--smp: expected serial:PATH or udp:HOST[:PORT]; found {where!r}")
 
