@@ -66,6 +66,12 @@ def test_from_a_state_to_what_runs() -> None:
     out, _ = run("slots", "heads", "--confirm")
     assert out.index("active") < out.index("before")
     assert refused("slots", "heads", "--reject") == "heads: no head is on trial there; see edge-cl slots heads"
+    told = as_json("info", "next.edgehead")
+    assert (told["product"], told["version"], told["counter"], told["rows"]) == ("door cam", 2, 3, "float32")
+    assert told["key"] == as_json("info", "out.edgehead")["key"]
+    out, _ = run("info", "out.edgehead")
+    assert "UTC" in out
+    assert ", ".join(told["classes"]) in out
     wrapped = as_json("wrap", "next.edgehead", "out.bin", "--slot-bytes", "64KiB", "--key", "key.pub.pem")
     assert (wrapped["version"], wrapped["counter"], wrapped["is_signed"]) == ("0.0.2", 3, False)
 

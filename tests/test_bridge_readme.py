@@ -45,7 +45,7 @@ def test_every_line_of_the_firmware_section_runs(tmp_path: Path, photos: Photos,
         assert learner.backbone is not None
         features = learner.backbone.extract([tmp_path / "photos" / "door" / "0.png"]).features
     with empty_device(tmp_path) as (address, flash):
-        assert run_lines("Firmware", command, tmp_path, address=address) == 5
+        assert run_lines("Firmware", command, tmp_path, address=address) == 6
         assert b"mailbox" in flash.read_bytes()
     np.save(tmp_path / "features.npy", features)
     code = re.search(r"```python\n(from edge_cl import Predictor\nfrom edge_firmware.*?)```", README, re.DOTALL)

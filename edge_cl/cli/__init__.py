@@ -25,7 +25,7 @@ COMMANDS = {
     "slots": "Show what is deployed in a folder.",
     "wrap": "Write a bundle's head as an image for MCUboot.",
     "push": "Send a signed head to a device, over a serial port, TCP or SMP.",
-    "info": "Show classes, backbone and bytes of a state.",
+    "info": "Show classes, backbone and bytes of a state, or of a bundle.",
     "log": "Show every committed change.",
     "diff": "Show what changed between two versions.",
     "rollback": "Make an earlier version current again.",

@@ -24,6 +24,7 @@ MOST_BYTES = 64 << 20
 COSE_SIGN1 = 18  # the tag
 ALGORITHM, KEY_ID, EDDSA = 1, 4, -8  # labels of COSE headers, and a value
 CONTEXT = "Signature1"
+START = b"\xd2\x84"  # the tag, and an array of four
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,15 @@ class Bundle:
     def key_id(self) -> bytes:
         """Id of the key that signed it, 8 bytes."""
         return self.head.key_id
+
+
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file begins as a bundle does."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(START)) == START
+    except (OSError, ValueError):
+        return False
 
 
 def sign_blob(blob: Blob, key: SigningKey) -> bytes:

@@ -19,7 +19,7 @@ from edge_cl.exporting import gather
 from edge_cl.learner import Learner
 from edge_firmware.arithmetic import logits_float, quantise
 from edge_firmware.blob import Blob
-from edge_firmware.bundle import Bundle, from_bytes, sign_blob, to_bytes
+from edge_firmware.bundle import Bundle, from_bytes, is_bundle, sign_blob, to_bytes
 from edge_firmware.canaries import check_canaries, logits_of, with_canaries
 from edge_firmware.heads import Facts, Grid, check_head, float_blob, int8_blob
 from edge_firmware.keys import SigningKey
@@ -176,10 +176,8 @@ def check_bundle_target(path: Path) -> None:
         BundleError: something else lies there.
     """
     check_target(path, None)
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(2) not in {b"", b"\xd2\x84"}:  # tag 18, an array of four
-                raise BundleError(f"{path}: is no bundle, and would be replaced; choose another name, as out.edgehead")
+    if path.is_file() and path.stat().st_size and not is_bundle(path):
+        raise BundleError(f"{path}: is no bundle, and would be replaced; choose another name, as out.edgehead")
 
 
 def _facts_of(learnt: Learnt, state: Path, options: Options, key: SigningKey) -> Facts:
